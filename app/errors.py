@@ -1,0 +1,181 @@
+"""Every error that imago raises on purpose: a noun, a sentence that tells what to do, and a stable code.
+
+ImagoError
+├── ServiceError          answered to a caller; `api/errors.py` alone knows the HTTP status
+└── OperatorError         told to the operator: in the log, by `imago check`, in `/models` as the reason
+"""
+
+
+class ImagoError(Exception):
+    """An error whose text may be shown as it is."""
+
+    code = "error"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+
+class ServiceError(ImagoError):
+    """A request that cannot be answered as asked."""
+
+
+class InvalidRequest(ServiceError):
+    """The body is not what the route takes: broken JSON or multipart, no picture, too many pictures."""
+
+    code = "invalid-request"
+
+
+class EmptyBody(ServiceError):
+    """There is no picture in the body, or an empty one."""
+
+    code = "empty-body"
+
+    def __init__(self) -> None:
+        super().__init__("The body holds no picture: send the bytes of an image file.")
+
+
+class InvalidOption(ServiceError):
+    """An option is unknown, of the wrong type or out of its range."""
+
+    code = "invalid-option"
+
+
+class InvalidTensors(ServiceError):
+    """Tensors do not have the names, types or shapes that the model takes."""
+
+    code = "invalid-tensors"
+
+
+class UnsupportedImage(ServiceError):
+    """The bytes are no picture, or one in a format that is switched off."""
+
+    code = "unsupported-image"
+
+
+class UnsupportedEncoding(ServiceError):
+    """The body came with a `Content-Encoding`."""
+
+    code = "unsupported-content-encoding"
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(f"Content-Encoding {encoding[:40]!r} is not accepted: send the body as it is.")
+
+
+class CorruptImage(ServiceError):
+    """The picture starts like one of its format and cannot be decoded to its end."""
+
+    code = "corrupt-image"
+
+
+class ImageTooLarge(ServiceError):
+    """The header announces more pixels than are decoded here."""
+
+    code = "image-too-large"
+
+    def __init__(self, limit: int, size: tuple[int, int] | None = None) -> None:
+        seen = "has too many pixels" if size is None else f"is {size[0]} x {size[1]} pixels"
+        super().__init__(f"The picture {seen}; at most {limit} pixels are decoded: send a smaller one.")
+
+
+class BodyTooLarge(ServiceError):
+    """The body is longer than the limit."""
+
+    code = "body-too-large"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"The body is longer than {limit} bytes: send a smaller picture, or fewer in one request.")
+
+
+class NotAcceptable(ServiceError):
+    """The media type asked for cannot be made from this request."""
+
+    code = "not-acceptable"
+
+
+class ModelNotFound(ServiceError):
+    """No such model, or no such version of it, is served."""
+
+    code = "model-not-found"
+
+    def __init__(self, name: str, version: int | None = None) -> None:
+        which = f"Model {name[:64]!r}" + ("" if version is None else f" version {version}")
+        super().__init__(f"{which} is not served here: GET /models lists what is.")
+
+
+class WrongTask(ServiceError):
+    """The model named is for another task."""
+
+    code = "wrong-task"
+
+    def __init__(self, name: str, kind: str, asked: str) -> None:
+        super().__init__(f"Model {name!r} is for the task {kind!r}: post to /{kind}, or name a model for {asked!r}.")
+
+
+class Overloaded(ServiceError):
+    """Waiting would take longer than this request may, so it was refused at once."""
+
+    code = "overloaded"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("More requests wait than can be answered in time: retry after the delay in Retry-After.")
+        self.retry_after = retry_after
+
+
+class NotReady(ServiceError):
+    """The model is known and cannot answer now: loading, broken, or the service is stopping."""
+
+    code = "not-ready"
+
+    def __init__(self, detail: str, retry_after: float = 1.0) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline passed while the request waited for its turn."""
+
+    code = "deadline-exceeded"
+
+    def __init__(self) -> None:
+        super().__init__("The deadline of this request passed before its turn came.")
+
+
+class CallerLeft(ServiceError):
+    """The caller closed the connection; nobody reads this answer, the log and the metrics do."""
+
+    code = "caller-left"
+
+    def __init__(self) -> None:
+        super().__init__("The caller closed the connection before the answer was ready.")
+
+
+class InferenceFailed(ServiceError):
+    """The model ran and failed; the reason is in the log under the request's id."""
+
+    code = "inference-failed"
+
+    def __init__(self) -> None:
+        super().__init__("The model failed on this input; the operator finds the reason under this request's id.")
+
+
+class OperatorError(ImagoError):
+    """Something that the operator put or set here cannot be used."""
+
+
+class InvalidSettings(OperatorError):
+    """A setting is unknown or has a value that cannot be used."""
+
+    code = "invalid-settings"
+
+
+class InvalidModel(OperatorError):
+    """A version folder breaks the contract: manifest, digest, labels or graph."""
+
+    code = "invalid-model"
+
+
+class BackendMissing(OperatorError):
+    """The inference library for this device is not installed."""
+
+    code = "backend-missing"

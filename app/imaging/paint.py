@@ -1,0 +1,62 @@
+"""Drawing answers: heat maps and label maps over a picture, contact sheets. Knows colours, not models."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from app.imaging.codec import ImageArray
+from app.imaging.geometry import Box, resize_smooth
+
+Palette = Sequence[tuple[int, int, int]]
+
+# Anchor colours of the "inferno" map (matplotlib, CC0), dark to bright, equally spaced.
+_HEAT = np.array(
+    [(0, 0, 4), (51, 10, 95), (120, 28, 109), (187, 55, 84), (237, 105, 37), (252, 181, 25), (252, 255, 164)],
+    dtype=np.float32,
+)
+
+
+def heat_overlay(image: ImageArray, heat: NDArray[np.uint8], box: Box) -> ImageArray:
+    """Lay a heat map uint8 [h, w] over the part `box` of an image; the hotter, the more it covers (at most 70 %)."""
+    left, top, right, bottom = box
+    values = resize_smooth(heat, right - left, bottom - top).astype(np.float32) / np.float32(255)
+    colours = _colour(values)
+    cover = 0.7 * values[..., None]
+    painted = image.copy()
+    seen = painted[top:bottom, left:right]
+    painted[top:bottom, left:right] = (seen * (1 - cover) + colours * cover + 0.5).astype(np.uint8)
+    return painted
+
+
+def label_overlay(image: ImageArray, labels: NDArray[np.uint8], palette: Palette, strength: float = 0.5) -> ImageArray:
+    """Tint an image with the colour of each pixel's label; `labels` is uint8 [height, width] of the image's size."""
+    colours = np.asarray(palette, dtype=np.float32)[labels]
+    return np.asarray(image * (1 - strength) + colours * strength + 0.5).astype(np.uint8)
+
+
+def contact_sheet(images: Sequence[ImageArray]) -> ImageArray:
+    """Images of one size in rows, as near to a square as their number allows; free places stay white."""
+    height, width = images[0].shape[:2]
+    columns = math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    sheet = np.full((rows * height, columns * width, 3), 255, dtype=np.uint8)
+    for place, image in enumerate(images):
+        top, left = place // columns * height, place % columns * width
+        sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def default_palette(count: int) -> list[tuple[int, int, int]]:
+    """`count` colours that differ in hue by the golden angle, for models that name none."""
+    hues = (np.arange(count) * 0.618034) % 1
+    channels = np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
+    return [(int(r), int(g), int(b)) for r, g, b in (np.clip(channels, 0, 1) * 255).round()]
+
+
+def _colour(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    place = values * (len(_HEAT) - 1)
+    low = np.clip(place.astype(np.int64), 0, len(_HEAT) - 2)
+    part = (place - low)[..., None]
+    return np.asarray(_HEAT[low] * (1 - part) + _HEAT[low + 1] * part, dtype=np.float32)

@@ -1,0 +1,174 @@
+"""The contract between training and serving: what a version folder says of itself, and what its operator chose.
+
+`manifest.json` is written by training at export and never changes; `serving.toml` beside the versions is the
+operator's. Both refuse keys that they do not know.
+"""
+
+import difflib
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+
+from app.errors import InvalidModel
+
+MANIFEST = "manifest.json"
+GRAPH = "model.onnx"
+LABELS = "labels.txt"
+CARD = "README.md"
+SERVING = "serving.toml"
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+"""Names of models: they become folder names, URL parts and metric labels."""
+
+
+class _Contract(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileDigest(_Contract):
+    """What a file of the version must be, byte for byte."""
+
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class ImageInput(_Contract):
+    """How a picture becomes the graph's `image: uint8 [N, height, width, channels]` (see `app.imaging.geometry`)."""
+
+    width: int = Field(ge=1, le=8192)
+    height: int = Field(ge=1, le=8192)
+    channels: Literal[1, 3] = 3
+    fit: Literal["stretch", "cover"] = "stretch"
+    filter: Literal["bilinear"] = "bilinear"
+
+
+class Manifest(_Contract):
+    """What training recorded of one version of a model."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=f"^{NAME}$")
+    version: int = Field(ge=1)
+    task: str
+    description: str
+    licence: str
+    image: ImageInput | None = None
+    palette: tuple[tuple[int, int, int], ...] | None = None
+    data: dict[str, str | int] = {}
+    metrics: dict[str, float] = {}
+    training: dict[str, JsonValue] = {}
+    parity: dict[str, float] = {}
+    files: dict[str, FileDigest]
+    created: str
+
+
+class ServingConfig(_Contract):
+    """What the operator chose for one model, in `models/<name>/serving.toml`; every key has a default."""
+
+    versions: Literal["latest", "all"] | tuple[int, ...] = "latest"
+    max_batch_size: int = Field(16, ge=1, le=1024)
+    max_queue_delay_ms: float = Field(0.0, ge=0, le=10_000)
+    replicas: int | None = Field(None, ge=1, le=64)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read a version's manifest.
+
+    Raises:
+        InvalidModel: it is missing, no JSON, or breaks the contract; the sentence names the key.
+    """
+    path = folder / MANIFEST
+    try:
+        return Manifest.model_validate(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        raise InvalidModel(f"{_short(path)} is missing.") from None
+    except ValidationError as error:
+        raise InvalidModel(f"{_short(path)}: {explain(error, Manifest)}") from error
+    except ValueError as error:
+        raise InvalidModel(f"{_short(path)} is not JSON: {error}") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, last of all files of a version: its presence says that the version is complete."""
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, sort_keys=False)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_serving(folder: Path) -> ServingConfig:
+    """Read the operator's choices for the model in `folder`; without a file all defaults hold.
+
+    Raises:
+        InvalidModel: no TOML, an unknown key (the nearest known one is named) or a bad value.
+    """
+    path = folder / SERVING
+    try:
+        return ServingConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return ServingConfig()
+    except ValidationError as error:
+        raise InvalidModel(f"{_short(path)}: {explain(error, ServingConfig)}") from error
+    except ValueError as error:
+        raise InvalidModel(f"{_short(path)} is not TOML: {error}") from error
+
+
+def read_labels(folder: Path) -> tuple[str, ...]:
+    """The labels of a version, one a line in the order of the graph's class indices; none without a file."""
+    path = folder / LABELS
+    if not path.exists():
+        return ()
+    return tuple(path.read_text(encoding="utf-8").splitlines())
+
+
+def digest(data: bytes) -> FileDigest:
+    """The digest (FIPS 180-4 SHA-256) and length of some bytes."""
+    return FileDigest(sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+
+
+def digest_files(folder: Path) -> dict[str, FileDigest]:
+    """Digests of all files of a version but its manifest, by name."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != MANIFEST)
+    return {path.name: digest(path.read_bytes()) for path in files}
+
+
+def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
+    """Read a file of a version and check it against the manifest's digest.
+
+    Raises:
+        InvalidModel: the file is missing, not listed, or not the bytes that were exported.
+    """
+    try:
+        data = (folder / name).read_bytes()
+    except FileNotFoundError:
+        raise InvalidModel(f"{_short(folder / name)} is missing.") from None
+    known = manifest.files.get(name)
+    if known is None:
+        raise InvalidModel(f"{_short(folder / name)} is not listed in {MANIFEST}.")
+    if digest(data) != known:
+        raise InvalidModel(
+            f"{_short(folder / name)} is not the file that was exported: {len(data)} bytes instead of {known.bytes},"
+            f" or another SHA-256. Copy the version again."
+        )
+    return data
+
+
+def explain(error: ValidationError, contract: type[BaseModel]) -> str:
+    """One sentence from a validation error; an unknown key is answered with the nearest known one."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"]) or "the document"
+    if first["type"] == "extra_forbidden":
+        return f"{key!r} is unknown{nearest(str(first['loc'][-1]), contract.model_fields)}."
+    return f"{key}: {first['msg']}."
+
+
+def nearest(word: str, known: Mapping[str, Any]) -> str:
+    """`; did you mean 'x'?` for the known word nearest to `word`, or the list of all known words."""
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+
+
+def _short(path: Path) -> str:
+    """The end of a path, enough to find it and nothing of where the operator keeps it."""
+    return "/".join(path.parts[-3:])

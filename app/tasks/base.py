@@ -1,0 +1,131 @@
+"""What a task is: how pictures and options become tensors, and how tensors become an answer.
+
+Tasks know nothing of HTTP, queues or sessions; adding one is one file here and its name in `TASKS`.
+"""
+
+import base64
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Generic, TypeVar
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.errors import EmptyBody, InvalidModel
+from app.imaging.codec import Picture
+from app.imaging.geometry import fit, size_needed
+from app.manifest import Manifest
+from app.tensors import Tensors, TensorSpec
+
+JsonObject = dict[str, Any]
+"""A result as it goes into the answer: plain numbers, strings, lists and dictionaries."""
+
+
+class TaskOptions(BaseModel):
+    """What a caller may choose per call; unknown names are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class EncodedImage(BaseModel):
+    """A picture inside a JSON answer."""
+
+    encoding: str = Field(description="`png`")
+    width: int
+    height: int
+    data: str = Field(description="Base64 (RFC 4648, section 4) of the encoded picture.")
+
+
+OptionsT = TypeVar("OptionsT", bound=TaskOptions)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """The rows of one call, and what its answer needs to know of the picture they came from."""
+
+    tensors: Tensors
+    picture: Picture | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a graph takes and gives."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+class Task(ABC, Generic[OptionsT]):
+    """One kind of question that one model version answers.
+
+    Raises:
+        InvalidModel: on construction, where manifest, labels or graph do not have what this task needs.
+    """
+
+    kind: ClassVar[str]
+    """Path, manifest word and metric label."""
+    summary: ClassVar[str]
+    Options: ClassVar[type[TaskOptions]]
+    Answer: ClassVar[type[BaseModel]]
+    """The shape of one result; results themselves are plain dictionaries."""
+    inputs: ClassVar[Mapping[str, str]]
+    outputs: ClassVar[Mapping[str, str]]
+    """Names and dtypes that the graph must have."""
+
+    def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
+        if not labels:
+            raise InvalidModel(f"A {self.kind} model needs labels.txt, one label a line.")
+        self.labels = labels
+        self._check(graph)
+
+    def _check(self, graph: Graph) -> None:
+        for side, wanted, found in (("input", self.inputs, graph.inputs), ("output", self.outputs, graph.outputs)):
+            have = {spec.name: str(spec.dtype) for spec in found}
+            wrong = [f"{name}: {dtype}" for name, dtype in wanted.items() if have.get(name) != dtype]
+            if wrong or (side == "input" and len(have) != len(wanted)):
+                shown = ", ".join(f"{name}: {dtype}" for name, dtype in wanted.items())
+                raise InvalidModel(f"The {side}s of a {self.kind} graph are {shown}; this one has {have}.")
+
+    def settle(self, options: OptionsT) -> OptionsT:
+        """Draw what the caller left to chance, so that all after this depends on the options alone."""
+        return options
+
+    @abstractmethod
+    def prepare(self, picture: Picture | None, options: OptionsT) -> Prepared:
+        """Make the rows of one call. Raises `CorruptImage` and its kin, or `InvalidOption`."""
+
+    @abstractmethod
+    def interpret(self, outputs: Tensors, prepared: Prepared, options: OptionsT) -> list[JsonObject]:
+        """Make the results of one call, each in the shape of `Answer`, from the rows that came back."""
+
+    @abstractmethod
+    def draw(self, outputs: Tensors, prepared: Prepared, options: OptionsT) -> bytes:
+        """Make the answer of one call as one PNG."""
+
+    def _label(self, index: int) -> str:
+        return self.labels[index] if index < len(self.labels) else str(index)
+
+
+class PictureTask(Task[OptionsT]):
+    """A task that answers one question about one picture: one row in, one result out."""
+
+    inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
+
+    def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
+        super().__init__(manifest, labels, graph)
+        if manifest.image is None:
+            raise InvalidModel(f"The manifest of a {self.kind} model needs 'image': the size that its graph takes.")
+        self.image_input = manifest.image
+
+    def prepare(self, picture: Picture | None, options: OptionsT) -> Prepared:
+        """Decode and fit the picture: `image` uint8 [1, height, width, channels]."""
+        if picture is None:
+            raise EmptyBody
+        image = picture.decode(at_least=size_needed(picture.width, picture.height, self.image_input))
+        return Prepared({"image": fit(image, self.image_input)[np.newaxis]}, picture)
+
+
+def encoded(png: bytes, width: int, height: int) -> JsonObject:
+    """An `EncodedImage` as a plain dictionary."""
+    return {"encoding": "png", "width": width, "height": height, "data": base64.b64encode(png).decode("ascii")}

@@ -1,0 +1,83 @@
+"""Classification: which of the labels a picture shows, how probably, and where the model looked."""
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from app.imaging.codec import Picture, encode_png
+from app.imaging.geometry import visible_box
+from app.imaging.paint import heat_overlay
+from app.manifest import ImageInput
+from app.tasks.base import EncodedImage, JsonObject, PictureTask, Prepared, TaskOptions, encoded
+from app.tensors import Tensor, Tensors
+
+
+class ClassifyOptions(TaskOptions):
+    """Options of `/classify`."""
+
+    top_k: int = Field(5, ge=1, le=1000, description="How many labels to answer, best first.")
+    explain: bool = Field(False, description="Add a heat map of where the best label was seen.")
+
+
+class LabelScore(BaseModel):
+    """One label and its probability."""
+
+    label: str
+    index: int
+    probability: float
+
+
+class HeatMap(EncodedImage):
+    """Grey PNG, 0 to 255, of the evidence for the best label (class activation map, Zhou et al. 2016)."""
+
+    box: tuple[int, int, int, int] = Field(description="Part of the picture that it covers: left, top, right, bottom.")
+
+
+class Classification(BaseModel):
+    """One result of `/classify`."""
+
+    labels: list[LabelScore]
+    heatmap: HeatMap | None = None
+
+
+class Classify(PictureTask[ClassifyOptions]):
+    """Graph: `image` -> `probabilities` [N, C], `cam` [N, h, w] in 0..1 for the top class, and more for other uses."""
+
+    kind = "classify"
+    summary = "Say what a picture shows"
+    Options = ClassifyOptions
+    Answer = Classification
+    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32", "cam": "float32"}
+
+    def interpret(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> list[JsonObject]:
+        """The `top_k` labels of one row, and its heat map on request."""
+        probabilities = outputs["probabilities"][0]
+        best = np.argsort(probabilities, kind="stable")[::-1][: options.top_k]
+        result: JsonObject = {
+            "labels": [
+                {"label": self._label(index), "index": index, "probability": round(float(probabilities[index]), 6)}
+                for index in best.tolist()
+            ]
+        }
+        if options.explain and prepared.picture is not None:
+            heat = _heat(outputs["cam"])
+            box = _box(prepared.picture, self.image_input)
+            result["heatmap"] = {**encoded(encode_png(heat), heat.shape[1], heat.shape[0]), "box": list(box)}
+        return [result]
+
+    def draw(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> bytes:
+        """The picture, in its own size, with the heat map of its best label over it."""
+        if prepared.picture is None:
+            raise TypeError("a heat map is drawn over a picture")
+        box = _box(prepared.picture, self.image_input)
+        return encode_png(heat_overlay(prepared.picture.decode(), _heat(outputs["cam"]), box))
+
+
+def _heat(cam: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
+    return np.asarray(np.clip(cam[0].astype(np.float32), 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _box(picture: Picture, want: ImageInput) -> tuple[int, int, int, int]:
+    return visible_box(picture.width, picture.height, want)
