@@ -41,12 +41,6 @@ class InvalidOption(ServiceError):
     code = "invalid-option"
 
 
-class InvalidTensors(ServiceError):
-    """Tensors do not have the names, types or shapes that the model takes."""
-
-    code = "invalid-tensors"
-
-
 class UnsupportedImage(ServiceError):
     """The bytes are no picture, or one in a format that is switched off."""
 

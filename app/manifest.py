@@ -72,6 +72,7 @@ class ServingConfig(_Contract):
     max_batch_size: int = Field(16, ge=1, le=1024)
     max_queue_delay_ms: float = Field(0.0, ge=0, le=10_000)
     replicas: int | None = Field(None, ge=1, le=64)
+    backend: str = "onnxruntime"
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -1,0 +1,191 @@
+"""Carries out what the lane decides: callers await their rows, one worker for each session runs batches.
+
+A session that is free takes what waits; while it runs, the next batch gathers. There is no timer unless the operator
+sets one.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from app.scheduling.policy import Job, Lane
+from app.telemetry.metrics import ModelMetrics
+from app.tensors import Tensors, split, stack
+
+logger = logging.getLogger("imago.scheduling")
+
+
+class Runs(Protocol):
+    """What a worker needs of a session."""
+
+    def run(self, tensors: Tensors) -> Tensors:
+        """Run one batch, in any thread."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The rows that came back for one job, and where its time went."""
+
+    tensors: Tensors
+    queue_seconds: float
+    run_seconds: float
+
+
+@dataclass(eq=False, kw_only=True)
+class Ticket(Job):
+    """A job whose caller awaits it."""
+
+    future: asyncio.Future[Finished]
+
+    def answer(self, finished: Finished) -> None:
+        """Hand the rows over, unless the caller left."""
+        if not self.future.done():
+            self.future.set_result(finished)
+
+    def fail(self, error: Exception) -> None:
+        """Hand an error over, unless the caller left."""
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class RowsMismatch(Exception):
+    """A session gave back another number of rows than it took."""
+
+
+class Batcher:
+    """One lane, and a worker for each session that serves it. Used from one event loop."""
+
+    def __init__(
+        self,
+        name: str,
+        sessions: Sequence[Runs],
+        lane: Lane[Ticket],
+        metrics: ModelMetrics,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.lane = lane
+        self._sessions = sessions
+        self._metrics = metrics
+        self._clock = clock
+        self._idle = len(sessions)
+        self._closing = False
+        self._arrived = asyncio.Event()
+        self._threads = ThreadPoolExecutor(len(sessions), thread_name_prefix=f"imago-{name}")
+        self._workers = [asyncio.create_task(self._work(session)) for session in sessions]
+
+    def __repr__(self) -> str:
+        return f"<Batcher {self.name}: {self.lane.waiting} waiting, {self.lane.running} running>"
+
+    def admit(self, rows: int, deadline: float) -> None:
+        """Refuse early what could not be answered by `deadline` (of this batcher's clock).
+
+        Raises:
+            NotReady: the batcher is closing.
+            Overloaded: the queue is too long; nothing of the job was kept.
+        """
+        if self._closing:
+            raise NotReady(f"Model {self.name} is being unloaded: retry.")
+        try:
+            self.lane.admit(rows, deadline, self._clock())
+        except Overloaded:
+            self._metrics.rejected.inc()
+            raise
+
+    async def submit(self, tensors: Tensors, rows: int, deadline: float) -> Finished:
+        """Wait for one job's turn and return its rows. Cancelling the caller drops the job; its neighbours run.
+
+        Raises:
+            NotReady, Overloaded: as `admit`.
+            DeadlineExceeded: the deadline passed before the job's turn.
+            InferenceFailed: the session failed on this job, run alone.
+        """
+        self.admit(rows, deadline)
+        future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(tensors=tensors, rows=rows, deadline=deadline, arrived=self._clock(), future=future)
+        self.lane.add(ticket)
+        self._metrics.queue_depth.set(self.lane.waiting)
+        self._arrived.set()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._metrics.cancelled.inc()
+            self.lane.forget(ticket)
+            raise
+
+    async def close(self) -> None:
+        """Take nothing more, run what waits, and stop."""
+        self._closing = True
+        self._arrived.set()
+        await asyncio.gather(*self._workers)
+        self._threads.shutdown()
+
+    async def _work(self, session: Runs) -> None:
+        while True:
+            await self._arrived.wait()
+            if hold := 0.0 if self._closing else self.lane.hold(self._clock()):
+                await asyncio.sleep(hold)
+                continue
+            picked = self.lane.take(self._clock(), self._idle)
+            self._metrics.queue_depth.set(self.lane.waiting)
+            for job in picked.expired:
+                self._metrics.expired.inc()
+                job.fail(DeadlineExceeded())
+            if picked.batch:
+                await self._run_batch(session, picked.batch)
+            elif self._closing:
+                return
+            elif not self.lane.waiting:
+                self._arrived.clear()
+
+    async def _run_batch(self, session: Runs, batch: list[Ticket]) -> None:
+        self._idle -= 1
+        started = self._clock()
+        rows = sum(ticket.rows for ticket in batch)
+        for ticket in batch:
+            self._metrics.queue.observe(started - ticket.arrived)
+        try:
+            await self._run(session, batch, started)
+        finally:
+            self._idle += 1
+            self.lane.finished(rows, self._clock() - started)
+
+    async def _run(self, session: Runs, batch: list[Ticket], started: float) -> None:
+        """Run jobs together; where that fails, run each half, so that a poisoned job fails alone."""
+        begun = self._clock()
+        counts = [ticket.rows for ticket in batch]
+        try:
+            loop = asyncio.get_running_loop()
+            outputs = await loop.run_in_executor(self._threads, _run_rows, session, batch, sum(counts))
+        except Exception as error:  # whatever a backend raises must reach its caller, not end the worker
+            await self._after_failure(session, batch, started, error)
+            return
+        seconds = self._clock() - begun
+        self._metrics.inference.observe(seconds)
+        self._metrics.batch_size.observe(sum(counts))
+        for ticket, part in zip(batch, split(outputs, counts), strict=True):
+            ticket.answer(Finished(part, started - ticket.arrived, seconds))
+
+    async def _after_failure(self, session: Runs, batch: list[Ticket], started: float, error: Exception) -> None:
+        if len(batch) == 1:
+            logger.error("%s failed on one job", self.name, exc_info=error)
+            batch[0].fail(InferenceFailed())
+            return
+        logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)
+        half = len(batch) // 2
+        await self._run(session, batch[:half], started)
+        await self._run(session, batch[half:], started)
+
+
+def _run_rows(session: Runs, batch: Sequence[Ticket], rows: int) -> Tensors:
+    """In a thread: copy the jobs into one batch, run it, and check that as many rows came back."""
+    outputs = session.run(stack([ticket.tensors for ticket in batch]))
+    for name, array in outputs.items():
+        if array.ndim == 0 or array.shape[0] != rows:
+            raise RowsMismatch(f"{rows} rows went in, output {name!r} has shape {array.shape}")
+    return outputs

@@ -1,0 +1,145 @@
+"""Who runs next, and who is refused: plain decisions over the jobs waiting for one model.
+
+No asyncio, no clock, no thread: every method is told the time, in seconds of a monotonic clock.
+"""
+
+import heapq
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from app.errors import Overloaded
+from app.tensors import Tensors, row_shape
+
+_SMOOTHING = 0.2
+"""Weight of the newest batch in the moving averages: the last ten batches decide nine tenths."""
+
+
+@dataclass(eq=False, kw_only=True)
+class Job:
+    """One caller's tensors, waiting to run."""
+
+    tensors: Tensors
+    rows: int
+    deadline: float
+    arrived: float
+    queued: bool = False
+    abandoned: bool = False
+    shape: tuple[object, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.shape = row_shape(self.tensors)
+
+
+JobT = TypeVar("JobT", bound=Job)
+
+
+@dataclass
+class Picked(Generic[JobT]):
+    """What `Lane.take` decided: these run now, these have waited too long."""
+
+    batch: list[JobT]
+    expired: list[JobT]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What bounds a lane: rows in a batch, seconds that a batch may wait to fill, seconds that a queue may last."""
+
+    max_batch_size: int = 16
+    max_queue_delay: float = 0.0
+    max_queue_seconds: float = 5.0
+
+
+class Lane(Generic[JobT]):
+    """The jobs that wait for the sessions of one model; earliest deadline first, equal row shapes together."""
+
+    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen, so sharing the default is safe
+        self.limits = limits
+        self.waiting = 0
+        self.running = 0
+        self._heaps: dict[tuple[object, ...], list[tuple[float, int, JobT]]] = {}
+        self._order = itertools.count()
+        self._row_seconds = 0.0
+        self._batch_seconds = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Lane: {self.waiting} waiting, {self.running} running>"
+
+    def expected(self, rows: int) -> float:
+        """Seconds until `rows` more rows would be answered, from what the last batches took; 0 before the first."""
+        return (self.waiting + self.running + rows) * self._row_seconds + self._batch_seconds
+
+    def admit(self, rows: int, deadline: float, now: float) -> None:
+        """Refuse at once what could not be answered in time, so that those already waiting are.
+
+        Raises:
+            Overloaded: the queue would last too long, or beyond the deadline.
+        """
+        if not self.waiting and now < deadline:
+            return
+        wait = self.expected(rows)
+        if wait > self.limits.max_queue_seconds or now + wait > deadline:
+            raise Overloaded(retry_after=wait)
+
+    def add(self, job: JobT) -> None:
+        """Let a job wait."""
+        heapq.heappush(self._heaps.setdefault(job.shape, []), (job.deadline, next(self._order), job))
+        job.queued = True
+        self.waiting += job.rows
+
+    def forget(self, job: JobT) -> bool:
+        """Drop a job whose caller left, where it lies; False where it no longer waited."""
+        was_waiting = job.queued and not job.abandoned
+        if was_waiting:
+            self.waiting -= job.rows
+        job.abandoned = True
+        return was_waiting
+
+    def hold(self, now: float) -> float:
+        """Seconds that a free session should still leave the jobs gathering; 0 where it should take them now."""
+        if not self.limits.max_queue_delay or self.waiting >= self.limits.max_batch_size:
+            return 0.0
+        oldest = min((job.arrived for heap in self._heaps.values() for _, _, job in heap), default=now)
+        return max(0.0, oldest + self.limits.max_queue_delay - now)
+
+    def take(self, now: float, idle: int = 1) -> Picked[JobT]:
+        """Take the next batch for one of `idle` free sessions, leaving the others their share.
+
+        The batch has the shape of the job with the earliest deadline, and at most `max_batch_size` rows unless its
+        first job alone has more.
+        """
+        picked: Picked[JobT] = Picked([], [])
+        room = min(self.limits.max_batch_size, max(1, math.ceil(self.waiting / max(1, idle))))
+        while not picked.batch and (heap := self._earliest()):
+            while heap and room > 0 and (not picked.batch or heap[0][2].rows <= room):
+                job = heapq.heappop(heap)[2]
+                job.queued = False
+                if job.abandoned:
+                    continue
+                self.waiting -= job.rows
+                if job.deadline <= now:
+                    picked.expired.append(job)
+                    continue
+                picked.batch.append(job)
+                room -= job.rows
+        self.running += sum(job.rows for job in picked.batch)
+        return picked
+
+    def finished(self, rows: int, seconds: float) -> None:
+        """Learn from a batch that ended, whether well or not."""
+        self.running -= rows
+        self.learn(rows, seconds)
+
+    def learn(self, rows: int, seconds: float) -> None:
+        """Update what a row and a batch are expected to take; the batch estimate follows slow ones at once."""
+        per_row = seconds / rows
+        first = not self._row_seconds
+        self._row_seconds = per_row if first else (1 - _SMOOTHING) * self._row_seconds + _SMOOTHING * per_row
+        self._batch_seconds = max(seconds, (1 - _SMOOTHING) * self._batch_seconds + _SMOOTHING * seconds)
+
+    def _earliest(self) -> list[tuple[float, int, JobT]] | None:
+        """The heap, of one row shape, whose first job has the earliest deadline."""
+        self._heaps = {shape: heap for shape, heap in self._heaps.items() if heap}
+        return min(self._heaps.values(), key=lambda heap: heap[0][:2], default=None)

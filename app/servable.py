@@ -1,0 +1,207 @@
+"""One loaded model version: the whole path of a call on one screen.
+
+predict: open the picture -> Task.prepare -> Batcher.submit -> Session.run -> Task.interpret or draw
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from app.errors import InvalidModel
+from app.imaging.codec import Decoder, Picture
+from app.manifest import GRAPH, LABELS, Manifest, ServingConfig, read_labels, read_manifest, read_verified
+from app.runtime import Device, Session, open_session
+from app.scheduling.batcher import Batcher, Ticket
+from app.scheduling.policy import Lane, Limits
+from app.tasks import Graph, Task, build_task
+from app.tasks.base import JsonObject, TaskOptions
+from app.telemetry.metrics import Metrics
+from app.tensors import Tensor, Tensors, TensorSpec, split, stack
+
+INLINE_PIXELS = 128 * 128
+"""Up to here a picture is decoded where it is: that takes less than the 60-100 us of a hop to a thread and back."""
+
+Clock = Callable[[], float]
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds that one call spent in each stage."""
+
+    decode: float
+    queue: float
+    inference: float
+    encode: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What one call came to: its results, or its drawing as PNG."""
+
+    answer: list[JsonObject] | bytes
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What all servables of one process share, and how their sessions are opened."""
+
+    decoder: Decoder
+    pool: Executor
+    metrics: Metrics
+    device: Device = "cpu"
+    threads: int = 0
+    replicas: int = 1
+    max_queue_seconds: float = 5.0
+    clock: Clock = time.monotonic
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A version whose files were read, whose sessions are open and warm."""
+
+    manifest: Manifest
+    serving: ServingConfig
+    task: Task[Any]
+    sessions: tuple[Session, ...]
+    batch_seconds: Mapping[int, float]
+    """What a batch of each size took at warm-up."""
+
+
+class Servable:
+    """One loaded version: task, batcher and sessions."""
+
+    def __init__(self, opened: Opened, resources: Resources) -> None:
+        self.manifest = opened.manifest
+        self.task = opened.task
+        self.sessions = opened.sessions
+        self.batch_seconds = opened.batch_seconds
+        self._max_rows = opened.serving.max_batch_size
+        self._decoder = resources.decoder
+        self._pool = resources.pool
+        self._clock = resources.clock
+        self._metrics = resources.metrics.of(opened.task.kind, opened.manifest.name)
+        lane: Lane[Ticket] = Lane(
+            Limits(self._max_rows, opened.serving.max_queue_delay_ms / 1000, resources.max_queue_seconds)
+        )
+        for rows, seconds in opened.batch_seconds.items():
+            lane.learn(rows, seconds)
+        name = f"{self.manifest.name}/{self.manifest.version}"
+        self._batcher = Batcher(name, opened.sessions, lane, self._metrics, resources.clock)
+
+    def __repr__(self) -> str:
+        return f"<Servable {self.task.kind} {self._batcher!r}>"
+
+    async def predict(
+        self, data: bytes | None, options: TaskOptions, deadline: float, as_picture: bool = False
+    ) -> Prediction:
+        """Answer one call: the bytes of a picture, or options alone where the task takes none.
+
+        Raises:
+            ServiceError: the picture, the options, the queue or the model refuse; see `app.errors`.
+        """
+        self._batcher.admit(1, deadline)
+        options = self.task.settle(options)
+        picture = None if data is None else self._decoder.open(data)
+        begun = self._clock()
+        prepared = await self._near(picture, lambda: self.task.prepare(picture, options))
+        decoded = self._clock()
+        outputs, queued, ran = await self._infer(prepared.tensors, deadline)
+        inferred = self._clock()
+        finish = self.task.draw if as_picture else self.task.interpret
+        answer = await self._near(picture, lambda: finish(outputs, prepared, options))
+        timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
+        self._metrics.decode.observe(timings.decode)
+        self._metrics.encode.observe(timings.encode)
+        return Prediction(answer, timings)
+
+    async def close(self) -> None:
+        """Answer what was accepted, take nothing more, and give the sessions back."""
+        await self._batcher.close()
+        for session in self.sessions:
+            session.close()
+
+    async def _near(self, picture: Picture | None, work: Callable[[], Result]) -> Result:
+        """Work on a picture: here while it is small, in the pool when it is not."""
+        if picture is None or picture.pixels <= INLINE_PIXELS:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
+        """Run the rows of one call, in several jobs where they are more than a batch; the longest times count."""
+        rows = len(next(iter(tensors.values())))
+        counts = [min(self._max_rows, rows - start) for start in range(0, rows, self._max_rows)]
+        jobs = [
+            self._batcher.submit(part, count, deadline)
+            for part, count in zip(split(tensors, counts), counts, strict=True)
+        ]
+        done = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        outputs = stack([finished.tensors for finished in done])
+        return outputs, max(job.queue_seconds for job in done), max(job.run_seconds for job in done)
+
+
+async def open_servable(folder: Path, serving: ServingConfig, resources: Resources) -> Servable:
+    """Open, check and warm up the version in `folder`, in a thread; only then is it able to answer.
+
+    Raises:
+        InvalidModel: a file, a digest, the graph or its answers break the contract.
+        BackendMissing: the inference library for this device is not installed.
+    """
+    loop = asyncio.get_running_loop()
+    return Servable(await loop.run_in_executor(None, open_version, folder, serving, resources), resources)
+
+
+def open_version(folder: Path, serving: ServingConfig, resources: Resources) -> Opened:
+    """The blocking part of `open_servable`."""
+    manifest = read_manifest(folder)
+    graph = read_verified(folder, manifest, GRAPH)
+    if LABELS in manifest.files:
+        read_verified(folder, manifest, LABELS)
+    replicas = serving.replicas or resources.replicas
+    sessions = tuple(open_session(graph, resources.device, resources.threads, serving.backend) for _ in range(replicas))
+    task = build_task(manifest, read_labels(folder), Graph(sessions[0].inputs, sessions[0].outputs))
+    for session in sessions[1:]:
+        warm_up(session, 1)
+    return Opened(manifest, serving, task, sessions, warm_up(sessions[0], serving.max_batch_size))
+
+
+def warm_up(session: Session, max_rows: int) -> dict[int, float]:
+    """Run batches of 1, 2, 4, ... `max_rows` rows of noise; return the seconds that each size took.
+
+    Raises:
+        InvalidModel: an answer is not finite, or has not as many rows as were sent.
+    """
+    random = np.random.default_rng(0)
+    sizes = sorted({1 << power for power in range(max_rows.bit_length())} | {max_rows})
+    session.run(_noise(session.inputs, 1, random))
+    seconds: dict[int, float] = {}
+    for rows in sizes:
+        batch = _noise(session.inputs, rows, random)
+        begun = time.perf_counter()
+        outputs = session.run(batch)
+        seconds[rows] = time.perf_counter() - begun
+        for name, array in outputs.items():
+            if array.shape[0] != rows or not np.isfinite(array).all():
+                raise InvalidModel(f"Output {name!r} of {rows} rows of noise is not {rows} finite rows.")
+    return seconds
+
+
+def _noise(specs: Sequence[TensorSpec], rows: int, random: np.random.Generator) -> Tensors:
+    """Rows that any graph takes: bytes for pictures, normal floats for latents, zeros for indices."""
+    batch: dict[str, Tensor] = {}
+    for spec in specs:
+        shape = (rows, *(64 if size is None else size for size in spec.shape[1:]))
+        if spec.dtype == np.uint8:
+            batch[spec.name] = random.integers(0, 256, shape, dtype=np.uint8)
+        elif spec.dtype.kind == "f":
+            batch[spec.name] = random.standard_normal(shape).astype(spec.dtype)
+        else:
+            batch[spec.name] = np.zeros(shape, dtype=spec.dtype)
+    return batch
