@@ -1,0 +1,33 @@
+"""Encoded pictures to arrays, for readers: colour pictures through the server's own codec, label maps as they are."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from app.errors import ServiceError
+from app.imaging.codec import Decoder
+from training.data.errors import BrokenData
+
+_DECODER = Decoder()
+
+
+def decode(data: bytes, name: Path | str) -> NDArray[np.uint8]:
+    """Bytes of a picture as uint8 [H,W,3] RGB; BrokenData names `name`."""
+    try:
+        return _DECODER.open(data).decode()
+    except ServiceError as error:
+        raise BrokenData(name, f"no readable picture ({error})") from error
+
+
+def decode_labels(data: bytes, name: Path | str) -> NDArray[np.uint8]:
+    """Bytes of an 8-bit PNG as the numbers in it, uint8 [H,W]: palette indices stay indices."""
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
+            if picture.mode not in ("L", "P"):
+                raise BrokenData(name, f"has pixels of type {picture.mode}; a label map has one 8-bit number each")
+            return np.array(picture)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise BrokenData(name, f"no readable label map ({error})") from error

@@ -1,0 +1,136 @@
+"""Engine: the one place where Lightning's Trainer is set up; what is learned is the recipe's business."""
+
+import copy
+import datetime
+import logging
+import sys
+import warnings
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, TypeVar
+
+import lightning
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.loggers import TensorBoardLogger
+from pydantic import BaseModel, ConfigDict, Field
+
+from training.console import console
+from training.data.feed import Feed, Slices
+from training.run import Run, fast_bfloat16
+
+N = TypeVar("N", bound=torch.nn.Module)
+
+CHECKPOINT_EVERY = datetime.timedelta(minutes=2)
+
+
+class Hyper(BaseModel):
+    """Hyper-parameters that every recipe has; a recipe adds its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    epochs: int = Field(ge=1)
+    batch_size: int = Field(ge=2)
+    lr: float = Field(gt=0)
+    seed: int = Field(default=0, ge=0)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a recipe hands to the engine: a module that knows its loss and optimisers, and its batches."""
+
+    module: LightningModule
+    feed: Feed[Any]
+    validation: Slices | None = None
+    validate_every: int = 1
+
+
+def seed(value: int) -> None:
+    """Seed what draws initial weights; batches draw from their own generators."""
+    lightning.seed_everything(value, verbose=False)
+
+
+def fit(plan: Plan, hyper: Hyper, run: Run, *, resume: bool = False, max_steps: int = -1) -> None:
+    """Train until `hyper.epochs`, or stop at `max_steps` optimiser steps; checkpoints and curves go below `run`."""
+    timer = Timer()
+    trainer = _trainer(plan, hyper, run, timer, max_steps)
+    with warnings.catch_warnings():
+        _ignore_advice()
+        trainer.fit(plan.module, plan.feed, plan.validation, ckpt_path=run.checkpoint if resume else None)
+    trainer.save_checkpoint(run.checkpoint)
+    metrics = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
+    finished = trainer.current_epoch >= hyper.epochs
+    run.update(seconds=round(timer.time_elapsed("train"), 1), finished=finished, metrics=metrics)
+
+
+def _trainer(plan: Plan, hyper: Hyper, run: Run, timer: Timer, max_steps: int) -> Trainer:
+    # "last" is written in place of the one before; Lightning renames it into place, so it is whole or absent.
+    checkpoint = ModelCheckpoint(
+        dirpath=run.checkpoint.parent,
+        filename="last",
+        train_time_interval=CHECKPOINT_EVERY,
+        enable_version_counter=False,
+    )
+    return Trainer(
+        accelerator="auto",
+        devices=1,
+        precision=_precision(hyper),
+        max_epochs=hyper.epochs,
+        max_steps=max_steps,
+        callbacks=[checkpoint, timer, RichProgressBar() if sys.stdout.isatty() else Lines()],
+        logger=TensorBoardLogger(run.folder, name="", version="tensorboard"),
+        log_every_n_steps=10,
+        check_val_every_n_epoch=plan.validate_every,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+    )
+
+
+def _precision(hyper: Hyper) -> Literal["bf16-mixed", "32-true"]:
+    wanted = hyper.precision if hyper.precision != "auto" else ("bfloat16" if fast_bfloat16() else "float32")
+    return "bf16-mixed" if wanted == "bfloat16" else "32-true"
+
+
+def _ignore_advice() -> None:
+    """Lightning's advice about folders that exist and loaders that resume: both are meant here."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for message in ("Checkpoint directory .* exists", ".*LeafSpec.*", ".*mid-epoch.*"):
+        warnings.filterwarnings("ignore", message)
+
+
+class Lines(Callback):
+    """One line an epoch, where no terminal shows a progress bar."""
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print what was logged."""
+        values = "  ".join(f"{name} {float(value):.4f}" for name, value in sorted(trainer.callback_metrics.items()))
+        now = datetime.datetime.now().astimezone().strftime("%H:%M:%S")
+        console.print(f"{now}  epoch {trainer.current_epoch + 1} of {trainer.max_epochs}  {values}")
+
+
+class Average(torch.nn.Module, Generic[N]):
+    """A copy of a network whose weights and statistics follow it exponentially."""
+
+    def __init__(self, network: N, decay: float) -> None:
+        super().__init__()
+        self.module: N = copy.deepcopy(network)
+        self.module.eval().requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def follow(self, network: N) -> None:
+        """Move a step of 1 - decay towards the network; whole numbers are copied."""
+        for mine, theirs in zip(_values(self.module), _values(network), strict=True):
+            if mine.is_floating_point():
+                mine.lerp_(theirs, 1 - self.decay)
+            else:
+                mine.copy_(theirs)
+
+    def train(self, mode: bool = True) -> "Average[N]":
+        """Stay in evaluation mode: the average never computes statistics of its own."""
+        return self
+
+
+def _values(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [*network.parameters(), *network.buffers()]

@@ -1,0 +1,129 @@
+"""Export: from a finished run to a version folder, complete or invisible.
+
+Everything is written under a temporary name, the manifest last, and renamed into place; a version that is there is
+never touched.
+"""
+
+import datetime
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from app.manifest import CARD, GRAPH, LABELS, Manifest, digest_files, write_manifest
+from app.runtime.ort import OrtSession
+from training import onnx_file
+from training.card import write_card
+from training.recipe import Card, Recipe
+from training.run import Run
+from training.version import BATCH, assemble
+
+AGREEMENT = 0.995
+"""Least share of whole-number outputs, and of top classes, in which torch and ONNX Runtime must agree."""
+
+
+class ExportRefused(Exception):
+    """A version cannot be made as asked; the sentence says why."""
+
+
+def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int | None = None) -> Path:
+    """Make the next (or the given) version of a recipe's model; return its folder.
+
+    Raises:
+        ExportRefused: the version is there already, or torch and ONNX Runtime disagree.
+        RunRefused, BrokenData: the run or the data cannot be used.
+    """
+    record = run.read()
+    if record["recipe"] != recipe.name:
+        raise ExportRefused(f"{run.folder} is a run of {record['recipe']}, not of {recipe.name}")
+    home = models / recipe.name
+    version = number or next_version(home)
+    graph = recipe.graph(recipe.hyper(**record["hyper"]), run.weights(), data)
+    examples = recipe.examples(data)
+    content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
+    agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
+    manifest = _manifest(recipe.card, recipe.name, version, record, agreed)
+    with draft(home, version) as folder:
+        (folder / GRAPH).write_bytes(content)
+        _complete(recipe, manifest, folder, content, data)
+    return home / str(version)
+
+
+def _complete(recipe: Recipe[Any], manifest: Manifest, folder: Path, content: bytes, data: Path) -> None:
+    """Score, extras, labels, card and, last, the manifest."""
+    opened = assemble(manifest, recipe.card.labels, content, folder)
+    extras = recipe.extras(opened)
+    scored = manifest.model_copy(update={"metrics": recipe.score(opened, data)})
+    for name, file in extras.items():
+        (folder / name).write_bytes(file)
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in recipe.card.labels), encoding="utf-8")
+    (folder / CARD).write_text(write_card(recipe.card, scored, tuple(extras)), encoding="utf-8")
+    write_manifest(folder, scored.model_copy(update={"files": digest_files(folder)}))
+
+
+def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parity: dict[str, float]) -> Manifest:
+    """Everything but score and digests."""
+    training = {
+        "recipe": record["recipe"],
+        "command": record["command"],
+        "export": f"imago-train export {name} --run runs/{name} --data DIR --models models",
+        "verify": f"imago-train verify models/{name}/{version} --data DIR",
+        "seed": record["hyper"]["seed"],
+        "hyper": record["hyper"],
+        "seconds": record["seconds"],
+        "hardware": record["hardware"],
+        "torch": record["torch"],
+        "validation": record.get("metrics", {}),
+    }
+    return Manifest(
+        name=name, version=version, task=card.task, description=card.description, licence=card.licence,
+        image=card.image, palette=card.palette, data=dict(card.data), training=training, parity=parity, files={},
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    )  # fmt: skip
+
+
+def next_version(home: Path) -> int:
+    """One more than the largest version there."""
+    return 1 + max((int(path.name) for path in home.glob("*") if path.name.isdecimal()), default=0)
+
+
+@contextmanager
+def draft(home: Path, version: int) -> Iterator[Path]:
+    """A temporary folder that becomes `home/version` if all goes well, and vanishes otherwise.
+
+    Raises ExportRefused where the version is there already.
+    """
+    final, folder = home / str(version), home / f".{version}.tmp-{os.getpid()}"
+    if final.exists():
+        raise ExportRefused(f"{final} is there already, and a version never changes: leave --version out for the next")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(final)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def run_batches(content: bytes, inputs: onnx_file.Arrays) -> onnx_file.Arrays:
+    """What ONNX Runtime answers to all rows, in batches as the server makes them."""
+    session = OrtSession(content)
+    count = len(next(iter(inputs.values())))
+    parts = [
+        session.run({name: array[start : start + BATCH] for name, array in inputs.items()})
+        for start in range(0, count, BATCH)
+    ]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def check_parity(ours: onnx_file.Arrays, theirs: onnx_file.Arrays) -> dict[str, float]:
+    """The figures of `onnx_file.parity`; ExportRefused where they are too far apart."""
+    found = onnx_file.parity(ours, theirs)
+    for name, value in found.items():
+        if name.endswith("agreement") and value < AGREEMENT:
+            raise ExportRefused(f"torch and ONNX Runtime disagree: {name} is {value:.4f}")
+    return found

@@ -1,0 +1,91 @@
+"""Graphs: trained networks wrapped in the arithmetic that serving needs, so that only bytes cross into a session.
+
+Each is the contract of one task: names, dtypes and axes of its inputs and outputs.
+"""
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from training.networks.classifier import Classifier
+from training.networks.generator import Generator
+from training.networks.segmenter import STRIDE, Segmenter
+
+
+class Graph(nn.Module):
+    """A network with the names of what goes in and comes out; the first axis of each is the batch."""
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+class ClassifyGraph(Graph):
+    """image uint8 [N,H,W,3] to probabilities float32 [N,C], embedding [N,D], cam [N,h,w] and energy [N].
+
+    probabilities: softmax of logits / temperature. embedding: pooled features at L2 norm 1. cam: head weights of the
+    top class times the last feature map (Zhou et al. 2016, exact for pooling and a linear head), negative parts set to
+    0, then divided by the largest value of the picture, so it lies in 0..1. energy: -logsumexp(logits), low for
+    pictures like those of the training set (Liu et al. 2020, arXiv 2010.03759).
+    """
+
+    inputs = ("image",)
+    outputs = ("probabilities", "embedding", "cam", "energy")
+
+    def __init__(self, network: Classifier, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """All four outputs of one pass."""
+        maps = self.network.features(scaled(image))
+        pooled = maps.mean((2, 3))
+        logits = self.network.head(pooled)
+        top = self.network.head.weight[logits.argmax(1)]
+        evidence = F.relu((maps * top[:, :, None, None]).sum(1))
+        cam = evidence / evidence.amax((1, 2), keepdim=True).clamp_min(1e-6)
+        probabilities = torch.softmax(logits / self.temperature, 1)
+        return probabilities, F.normalize(pooled), cam, -torch.logsumexp(logits, 1)
+
+
+class SegmentGraph(Graph):
+    """image uint8 [N,H,W,3] to mask uint8 [N,H,W] (the class) and confidence uint8 [N,H,W] (255 x its probability)."""
+
+    inputs = ("image",)
+    outputs = ("mask", "confidence")
+
+    def __init__(self, network: Segmenter, height: int, width: int) -> None:
+        super().__init__()
+        self.network, self.height, self.width = network, height, width
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Both maps, in the size of the image."""
+        probabilities = torch.softmax(self.logits(scaled(image)), 1)
+        mask = probabilities.argmax(1).to(torch.uint8)
+        return mask, torch.round(255 * probabilities.amax(1)).to(torch.uint8)
+
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Logits float [N,C,H,W] of pictures float [N,3,H,W], continued to a multiple of 32 by their last pixels."""
+        down, right = -self.height % STRIDE, -self.width % STRIDE
+        coarse = self.network(F.pad(pictures, (0, right, 0, down), mode="replicate"))
+        fine = F.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
+        return fine[:, :, : self.height, : self.width]
+
+
+class GenerateGraph(Graph):
+    """z float32 [N,latent] and class int64 [N] to image uint8 [N,H,W,3]."""
+
+    inputs = ("z", "class")
+    outputs = ("image",)
+
+    def __init__(self, network: Generator) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, z: Tensor, classes: Tensor) -> Tensor:
+        """The images; rounded first, because a cast cuts off."""
+        return torch.round(255 * self.network(z, classes)).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def scaled(image: Tensor) -> Tensor:
+    """uint8 [N,H,W,3] to float [N,3,H,W] in 0..1; no mean is taken off, so the scale folds into the first filters."""
+    return image.permute(0, 3, 1, 2).float() / 255

@@ -1,0 +1,85 @@
+"""ONNX files: from a graph to the bytes that are served, clean of traces of the machine that wrote them."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from training.networks.graphs import Graph
+
+OPSET = 20
+Arrays = dict[str, NDArray[np.generic]]
+
+
+def write(graph: Graph, examples: Sequence[Tensor]) -> bytes:
+    """The graph as one ONNX file with a free batch axis; `examples` hold at least two rows (one would be baked in)."""
+    batch = torch.export.Dim("batch", min=1, max=4096)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # deprecations inside the exporter, none of them ours to act on
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            graph.eval(),
+            tuple(examples),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=list(graph.inputs),
+            output_names=list(graph.outputs),
+            dynamic_shapes=tuple({0: batch} for _ in examples),
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    clean(proto)
+    onnx.checker.check_model(proto, full_check=True)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def clean(proto: onnx.ModelProto) -> None:
+    """Drop stack traces, docs and metadata, and name the resize mode that stays in ONNX Runtime's blocked layout.
+
+    `half_pixel` and `pytorch_half_pixel` differ for an output side of 1 only.
+    """
+    proto.doc_string = proto.graph.doc_string = ""
+    del proto.metadata_props[:], proto.graph.metadata_props[:], proto.graph.value_info[:]
+    for node in proto.graph.node:
+        node.doc_string = ""
+        del node.metadata_props[:]
+        for attribute in node.attribute:
+            if attribute.s == b"pytorch_half_pixel":
+                attribute.s = b"half_pixel"
+    for value in _values(proto):
+        value.doc_string = ""
+        del value.metadata_props[:]
+
+
+def _values(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto | onnx.TensorProto]:
+    yield from proto.graph.input
+    yield from proto.graph.output
+    yield from proto.graph.initializer
+
+
+@torch.no_grad()
+def torch_outputs(graph: Graph, arrays: Arrays) -> Arrays:
+    """What torch answers to the same arrays."""
+    outputs = graph.eval()(*(torch.from_numpy(arrays[name]) for name in graph.inputs))
+    values = outputs if isinstance(outputs, tuple) else (outputs,)
+    return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
+
+
+def parity(ours: Arrays, theirs: Arrays) -> dict[str, float]:
+    """How far two answers are apart: largest difference of each output, and for whole numbers the share that agrees."""
+    found: dict[str, float] = {}
+    for name, mine in ours.items():
+        other = theirs[name]
+        difference = np.abs(mine.astype(np.float64) - other.astype(np.float64))
+        found[f"{name}_max_abs_diff"] = float(difference.max())
+        if np.issubdtype(mine.dtype, np.integer):
+            found[f"{name}_agreement"] = float((difference == 0).mean())
+    if "probabilities" in ours:
+        found["top1_agreement"] = float((ours["probabilities"].argmax(1) == theirs["probabilities"].argmax(1)).mean())
+    return found

@@ -1,0 +1,10 @@
+"""Recipes: one file per shipped model, and the table of them that the command line reads."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from training.recipe import Recipe
+from training.recipes.camvid_segmenter import CamvidSegmenter
+from training.recipes.cifar10_classifier import Cifar10Classifier
+
+RECIPES: Mapping[str, Recipe[Any]] = {recipe.name: recipe for recipe in (Cifar10Classifier(), CamvidSegmenter())}

@@ -1,0 +1,59 @@
+"""Version: one exported model, opened the way the server opens it, to be asked by training.
+
+Task, decoder and session are the server's own, so that training and serving cannot disagree about pre-processing.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from app.imaging.codec import Decoder
+from app.manifest import GRAPH, Manifest, read_labels, read_manifest, read_verified
+from app.runtime.ort import OrtSession
+from app.tasks import Graph, Prepared, Task, build_task
+from app.tensors import split, stack
+
+BATCH = 16
+
+
+@dataclass(frozen=True)
+class Version:
+    """A manifest, and the task and session that answer for it."""
+
+    manifest: Manifest
+    folder: Path
+    task: Task[Any]
+    session: OrtSession
+
+    def answers(self, pictures: Iterable[bytes], **options: Any) -> Iterator[dict[str, Any]]:
+        """One result for each encoded picture, in order, as the server gives it."""
+        decoder, chosen = Decoder(), self.task.Options(**options)
+        waiting = iter(pictures)
+        while group := list(islice(waiting, BATCH)):
+            prepared = [self.task.prepare(decoder.open(data), chosen) for data in group]
+            yield from self._results(prepared, chosen)
+
+    def made(self, **options: Any) -> list[dict[str, Any]]:
+        """The results of a task that takes no picture."""
+        chosen = self.task.Options(**options)
+        return self._results([self.task.prepare(None, chosen)], chosen)
+
+    def _results(self, prepared: list[Prepared], options: Any) -> list[dict[str, Any]]:
+        outputs = self.session.run(stack([one.tensors for one in prepared]))
+        parts = split(outputs, [len(next(iter(one.tensors.values()))) for one in prepared])
+        return [result for one, part in zip(prepared, parts, strict=True)
+                for result in self.task.interpret(part, one, options)]
+
+
+def open_version(folder: Path) -> Version:
+    """Open a version folder, digests checked. Raises app.errors.InvalidModel."""
+    manifest = read_manifest(folder)
+    return assemble(manifest, read_labels(folder), read_verified(folder, manifest, GRAPH), folder)
+
+
+def assemble(manifest: Manifest, labels: tuple[str, ...], graph: bytes, folder: Path) -> Version:
+    """Join the parts of a version that may not be on disk yet."""
+    session = OrtSession(graph)
+    return Version(manifest, folder, build_task(manifest, labels, Graph(session.inputs, session.outputs)), session)
