@@ -106,6 +106,24 @@ class WrongTask(ServiceError):
         super().__init__(f"Model {name!r} is for the task {kind!r}: post to /{kind}, or name a model for {asked!r}.")
 
 
+class RouteNotFound(ServiceError):
+    """No route has this path."""
+
+    code = "route-not-found"
+
+    def __init__(self) -> None:
+        super().__init__("There is nothing at this path: GET /docs shows every route.")
+
+
+class MethodNotAllowed(ServiceError):
+    """The route has no such method."""
+
+    code = "method-not-allowed"
+
+    def __init__(self, method: str) -> None:
+        super().__init__(f"{method[:16]} is not allowed here: GET /docs shows the methods of every route.")
+
+
 class Overloaded(ServiceError):
     """Waiting would take longer than this request may, so it was refused at once."""
 
@@ -151,6 +169,15 @@ class InferenceFailed(ServiceError):
 
     def __init__(self) -> None:
         super().__init__("The model failed on this input; the operator finds the reason under this request's id.")
+
+
+class InternalError(ServiceError):
+    """A fault of imago's own; its text goes to the log only."""
+
+    code = "internal-error"
+
+    def __init__(self) -> None:
+        super().__init__("Something failed here, not in the request; the operator finds it under this request's id.")
 
 
 class OperatorError(ImagoError):

@@ -84,8 +84,8 @@ def read_manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     try:
         return Manifest.model_validate(json.loads(path.read_bytes()))
-    except FileNotFoundError:
-        raise InvalidModel(f"{_short(path)} is missing.") from None
+    except OSError as error:
+        raise InvalidModel(f"{_short(path)} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         raise InvalidModel(f"{_short(path)}: {explain(error, Manifest)}") from error
     except ValueError as error:
@@ -142,8 +142,8 @@ def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
     """
     try:
         data = (folder / name).read_bytes()
-    except FileNotFoundError:
-        raise InvalidModel(f"{_short(folder / name)} is missing.") from None
+    except OSError as error:
+        raise InvalidModel(f"{_short(folder / name)} cannot be read: {error.strerror}.") from None
     known = manifest.files.get(name)
     if known is None:
         raise InvalidModel(f"{_short(folder / name)} is not listed in {MANIFEST}.")
@@ -160,14 +160,14 @@ def explain(error: ValidationError, contract: type[BaseModel]) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in first["loc"]) or "the document"
     if first["type"] == "extra_forbidden":
-        return f"{key!r} is unknown{nearest(str(first['loc'][-1]), contract.model_fields)}."
-    return f"{key}: {first['msg']}."
+        return f"{key!r} is unknown{nearest(str(first['loc'][-1]), contract.model_fields)}"
+    return f"{key}: {first['msg'].removeprefix('Value error, ').rstrip('.')}."
 
 
 def nearest(word: str, known: Mapping[str, Any]) -> str:
-    """`; did you mean 'x'?` for the known word nearest to `word`, or the list of all known words."""
+    """The end of a sentence on an unknown word: the known word nearest to it, or all known words."""
     close = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}"
+    return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}."
 
 
 def _short(path: Path) -> str:

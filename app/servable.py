@@ -91,8 +91,8 @@ class Servable:
         lane: Lane[Ticket] = Lane(
             Limits(self._max_rows, opened.serving.max_queue_delay_ms / 1000, resources.max_queue_seconds)
         )
-        for rows, seconds in opened.batch_seconds.items():
-            lane.learn(rows, seconds)
+        largest = max(opened.batch_seconds)
+        lane.learn(largest, opened.batch_seconds[largest])
         name = f"{self.manifest.name}/{self.manifest.version}"
         self._batcher = Batcher(name, opened.sessions, lane, self._metrics, resources.clock)
 
@@ -176,21 +176,28 @@ def warm_up(session: Session, max_rows: int) -> dict[int, float]:
     """Run batches of 1, 2, 4, ... `max_rows` rows of noise; return the seconds that each size took.
 
     Raises:
-        InvalidModel: an answer is not finite, or has not as many rows as were sent.
+        InvalidModel: the session fails, or an answer is not finite or has not as many rows as were sent.
     """
     random = np.random.default_rng(0)
     sizes = sorted({1 << power for power in range(max_rows.bit_length())} | {max_rows})
-    session.run(_noise(session.inputs, 1, random))
+    _try(session, _noise(session.inputs, 1, random))
     seconds: dict[int, float] = {}
     for rows in sizes:
         batch = _noise(session.inputs, rows, random)
         begun = time.perf_counter()
-        outputs = session.run(batch)
+        outputs = _try(session, batch)
         seconds[rows] = time.perf_counter() - begun
         for name, array in outputs.items():
             if array.shape[0] != rows or not np.isfinite(array).all():
                 raise InvalidModel(f"Output {name!r} of {rows} rows of noise is not {rows} finite rows.")
     return seconds
+
+
+def _try(session: Session, batch: Tensors) -> Tensors:
+    try:
+        return session.run(batch)
+    except Exception as error:  # backends raise classes of their own; all mean that this graph cannot be served
+        raise InvalidModel(f"The graph fails on noise: {str(error)[:300]}") from error
 
 
 def _noise(specs: Sequence[TensorSpec], rows: int, random: np.random.Generator) -> Tensors:

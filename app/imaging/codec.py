@@ -20,10 +20,7 @@ from app.errors import CorruptImage, EmptyBody, ImageTooLarge, UnsupportedImage
 ImageArray = NDArray[np.uint8]
 """An image: uint8, height x width x 3, RGB."""
 
-FORMATS: Final = ("jpeg", "png", "webp", "bmp", "gif", "tiff", "avif")
 DEFAULT_FORMATS: Final = ("jpeg", "png", "webp")
-PIXEL_CEILING: Final = 89_478_485
-"""Above this Pillow warns of a decompression bomb; settings may lower the limit, never pass this."""
 
 # Pillow only warns between one and two times its ceiling; its security page asks to make that an error.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -46,7 +43,7 @@ _TRANSPOSE: Final = {
 
 
 def sniff(data: bytes) -> str | None:
-    """The format that the first bytes announce, one of `FORMATS`, or None."""
+    """The format that the first bytes announce (jpeg, png, webp, gif, tiff, avif or bmp), or None."""
     if data.startswith(b"\xff\xd8\xff"):
         return "jpeg"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):

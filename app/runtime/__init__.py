@@ -21,5 +21,5 @@ def open_session(graph: bytes, device: Device = "cpu", threads: int = 0, backend
         InvalidSettings: no backend has this name.
     """
     if backend not in BACKENDS:
-        raise InvalidSettings(f"Backend {backend!r} is unknown{nearest(backend, BACKENDS)}.")
+        raise InvalidSettings(f"Backend {backend!r} is unknown{nearest(backend, BACKENDS)}")
     return BACKENDS[backend](graph, device, threads)

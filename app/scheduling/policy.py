@@ -55,7 +55,7 @@ class Limits:
 class Lane(Generic[JobT]):
     """The jobs that wait for the sessions of one model; earliest deadline first, equal row shapes together."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen, so sharing the default is safe
+    def __init__(self, limits: Limits = Limits()) -> None:
         self.limits = limits
         self.waiting = 0
         self.running = 0

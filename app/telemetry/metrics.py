@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 from typing import Final
 
-import psutil
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
 from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -58,8 +57,7 @@ class Metrics:
         )  # fmt: skip
         self.cancelled = Counter("imago_cancelled", "Jobs whose caller left.", _MODEL, registry=registry)
         self.models_loaded = Gauge("imago_models_loaded", "Model versions ready to answer.", registry=registry)
-        memory = Gauge("imago_process_memory_bytes", "Resident memory of the process.", registry=registry)
-        memory.set_function(lambda: float(psutil.Process().memory_info().rss))
+        ProcessCollector(registry=registry)  # process_resident_memory_bytes, process_cpu_seconds_total and their kin
 
     def of(self, task: str, model: str) -> ModelMetrics:
         """The metrics of one model; both names come from loaded manifests."""

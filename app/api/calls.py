@@ -1,0 +1,111 @@
+"""What a request asks for besides its body: model, version, options, media type of the answer, deadline."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+from urllib.parse import parse_qsl
+
+from pydantic import BaseModel, Field, ValidationError
+
+from app.errors import InvalidOption, NotAcceptable
+from app.manifest import explain
+from app.tasks import TASKS
+from app.tasks.base import TaskOptions
+
+Form = Literal["json", "png"]
+
+
+class Target(BaseModel):
+    """Which model is to answer."""
+
+    model: str | None = Field(None, description="Name of the model; without it the task's default answers.")
+    version: int | None = Field(None, description="Version of the model; without it the newest one loaded answers.")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Model, version and options that a request chose."""
+
+    model: str | None
+    version: int | None
+    options: TaskOptions
+
+
+@lru_cache(maxsize=1024)
+def call_from_query(kind: str, query: bytes) -> Call:
+    """The call of a query string. Clients repeat theirs, so that validation is paid once.
+
+    Raises:
+        InvalidOption: an option is unknown (the nearest known one is named), twice there, or out of its range.
+    """
+    return call_of(kind, _pairs(query))
+
+
+def call_with_body(kind: str, query: bytes, body: Mapping[str, Any]) -> Call:
+    """The call of a query string and of options in a body, which win."""
+    return call_of(kind, {**_pairs(query), **body})
+
+
+def call_of(kind: str, values: Mapping[str, Any]) -> Call:
+    """The call of named values. Raises `InvalidOption` as `call_from_query` does."""
+    try:
+        target = Target.model_validate({key: values[key] for key in ("model", "version") if key in values})
+        options = TASKS[kind].Options.model_validate(
+            {key: value for key, value in values.items() if key not in Target.model_fields}
+        )
+    except ValidationError as error:
+        raise InvalidOption(explain(error, TASKS[kind].Options)) from None
+    return Call(target.model, target.version, options)
+
+
+@lru_cache(maxsize=256)
+def accepted_form(accept: str) -> Form:
+    """Which of JSON and PNG an `Accept` header prefers (RFC 9110, section 12.5.1); JSON where it does not matter.
+
+    Raises:
+        NotAcceptable: it excludes both.
+    """
+    quality = {"application/json": 0.0, "image/png": 0.0}
+    for entry in accept.split(",") if accept.strip() else ["*/*"]:
+        media, *parameters = (part.strip().lower() for part in entry.split(";"))
+        weight = next((_weight(value[2:]) for value in parameters if value.startswith("q=")), 1.0)
+        for known in quality:
+            if media == known:
+                quality[known] = weight + 0.001  # named outright beats a wildcard of the same weight
+            elif media in ("*/*", known.split("/")[0] + "/*"):
+                quality[known] = max(quality[known], weight)
+    if max(quality.values()) <= 0.001:
+        raise NotAcceptable("Answers are application/json or image/png: accept one of them.")
+    return "png" if quality["image/png"] > quality["application/json"] else "json"
+
+
+def timeout_seconds(header: str | None, default: float) -> float:
+    """Seconds from `X-Request-Timeout-Ms`, at most `default`.
+
+    Raises:
+        InvalidOption: the header is no positive number of milliseconds.
+    """
+    if header is None:
+        return default
+    if not (header.isascii() and header.isdecimal() and len(header) < 10 and int(header) > 0):
+        raise InvalidOption("X-Request-Timeout-Ms is a whole number of milliseconds, at least 1.")
+    return min(default, int(header) / 1000)
+
+
+def _pairs(query: bytes) -> dict[str, str]:
+    try:
+        pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=32)
+    except (UnicodeDecodeError, ValueError):
+        raise InvalidOption("The query string cannot be read: write ?option=value&option=value.") from None
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise InvalidOption("An option is in the query string twice.")
+    return values
+
+
+def _weight(text: str) -> float:
+    try:
+        return min(1.0, max(0.0, float(text)))
+    except ValueError:
+        return 0.0

@@ -1,0 +1,65 @@
+"""From an error to its answer: the one place that knows which error has which status (RFC 9110, RFC 9457)."""
+
+import math
+import random
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+from starlette.responses import Response
+
+from app import errors
+from app.errors import ServiceError
+
+STATUS: Final[Mapping[type[ServiceError], int]] = {
+    errors.InvalidRequest: 400,
+    errors.EmptyBody: 400,
+    errors.WrongTask: 400,
+    errors.RouteNotFound: 404,
+    errors.ModelNotFound: 404,
+    errors.MethodNotAllowed: 405,
+    errors.NotAcceptable: 406,
+    errors.BodyTooLarge: 413,
+    errors.ImageTooLarge: 413,
+    errors.UnsupportedImage: 415,
+    errors.UnsupportedEncoding: 415,
+    errors.InvalidOption: 422,
+    errors.CorruptImage: 422,
+    errors.Overloaded: 429,
+    errors.CallerLeft: 499,  # nobody reads it: nginx's status for logs and metrics
+    errors.InternalError: 500,
+    errors.InferenceFailed: 500,
+    errors.NotReady: 503,
+    errors.DeadlineExceeded: 504,
+}
+
+
+def status_of(error: ServiceError) -> int:
+    """The HTTP status of an error."""
+    return STATUS[type(error)]
+
+
+def problem(error: ServiceError, instance: str) -> dict[str, Any]:
+    """The members of `application/problem+json` (RFC 9457, section 3.1) and a stable `code`."""
+    return {
+        "type": f"urn:imago:{error.code}",
+        "title": error.code.replace("-", " ").capitalize(),
+        "status": status_of(error),
+        "detail": error.detail,
+        "instance": f"urn:imago:request:{instance}",
+        "code": error.code,
+    }
+
+
+def problem_response(error: ServiceError, instance: str) -> Response:
+    """The answer to a request that failed as a whole, with `Retry-After` where waiting helps."""
+    headers = {"Cache-Control": "no-store"}
+    if isinstance(error, errors.Overloaded | errors.NotReady):
+        headers["Retry-After"] = str(_retry_after(error.retry_after))
+    body = orjson.dumps(problem(error, instance))
+    return Response(body, status_of(error), headers, media_type="application/problem+json")
+
+
+def _retry_after(seconds: float) -> int:
+    """Whole seconds, spread by half so that those refused together do not come back together (RFC 9110, 10.2.3)."""
+    return min(30, max(1, math.ceil(seconds * random.uniform(1.0, 1.5))))  # noqa: S311 - spreading, not security

@@ -1,0 +1,146 @@
+"""What every HTTP answer gets, whatever its route: an id, a clock, a limit on the body, a log line, its metrics.
+
+Plain ASGI, because Starlette's own base class puts a queue and two tasks between a request and its answer.
+"""
+
+import logging
+import re
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.errors import problem_response, status_of
+from app.errors import BodyTooLarge, CallerLeft, InternalError, ServiceError, UnsupportedEncoding
+from app.telemetry.logs import request_id
+from app.telemetry.metrics import Metrics
+
+logger = logging.getLogger("imago.api")
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(r"00-([0-9a-f]{32})-[0-9a-f]{16}-([0-9a-f]{2})")
+
+
+@dataclass
+class Record:
+    """What is known of one request by its end; routes fill in task, model and stages."""
+
+    id: str
+    task: str = ""
+    model: str = ""
+    version: int | None = None
+    status: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+
+    def server_timing(self, total: float) -> str:
+        """`Server-Timing` (W3C): milliseconds of each stage."""
+        return ", ".join(
+            f"{name};dur={seconds * 1000:.2f}" for name, seconds in {**self.stages, "total": total}.items()
+        )
+
+
+def record_of(scope: Scope) -> Record:
+    """The record of the request that is being answered."""
+    record: Record = scope["imago.record"]
+    return record
+
+
+class Edge:
+    """The outermost application: everything above, around the routes."""
+
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, metrics: Metrics, clock: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._app = app
+        self._max_body_bytes = max_body_bytes
+        self._metrics = metrics
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = self._clock()
+        headers = Headers(scope=scope)
+        record = scope["imago.record"] = Record(_request_id(headers))
+        token = request_id.set(record.id)
+        traceparent = _traceparent(headers.get("traceparent", ""))
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                record.status = message["status"]
+                extra = MutableHeaders(scope=message)
+                extra["X-Request-ID"] = record.id
+                extra["traceparent"] = traceparent
+                extra["Server-Timing"] = record.server_timing(self._clock() - begun)
+                extra["X-Content-Type-Options"] = "nosniff"
+                if record.version is not None:
+                    extra["X-Model-Version"] = str(record.version)
+            await send(message)
+
+        try:
+            await self._answer(scope, receive, send_with_headers, record, headers)
+        finally:
+            self._finish(scope, record, self._clock() - begun)
+            request_id.reset(token)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record, headers: Headers) -> None:
+        try:
+            self._check(headers)
+            await self._app(scope, self._limited(receive), send)
+        except ServiceError as error:
+            await self._fail(error, record, scope, receive, send)
+        except Exception:  # a fault of ours: its text belongs into the log and never into the answer
+            logger.exception("unexpected failure on %s", scope["path"])
+            await self._fail(InternalError(), record, scope, receive, send)
+
+    async def _fail(self, error: ServiceError, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        if isinstance(error, CallerLeft):
+            record.status = status_of(error)
+        elif not record.status:
+            await problem_response(error, record.id)(scope, receive, send)
+
+    def _check(self, headers: Headers) -> None:
+        """Refuse from the headers alone what would be refused after reading the body."""
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
+            raise BodyTooLarge(self._max_body_bytes)
+        encoding = headers.get("content-encoding", "identity").lower()
+        if encoding != "identity":
+            raise UnsupportedEncoding(encoding)
+
+    def _limited(self, receive: Receive) -> Receive:
+        """Count the body as it comes: a chunked one announces no length."""
+        received = 0
+
+        async def receive_counted() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
+            return message
+
+        return receive_counted
+
+    def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
+        if record.task:
+            self._metrics.requests.labels(record.task, record.model, str(record.status)).inc()
+            self._metrics.request_seconds.labels(record.task, record.model).observe(seconds)
+        logger.info("%s %s %d %.1f ms", scope["method"], scope["path"], record.status, seconds * 1000)
+
+
+def _request_id(headers: Headers) -> str:
+    """The caller's id where it is harmless in logs and headers, else a new one."""
+    given = headers.get("x-request-id", "")
+    return given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _traceparent(given: str) -> str:
+    """The caller's trace (W3C Trace Context, section 3.2) with a span of our own, or a new unsampled one."""
+    match = _TRACEPARENT.fullmatch(given)
+    trace, flags = match.groups() if match else (secrets.token_hex(16), "00")
+    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"

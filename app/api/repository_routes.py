@@ -1,0 +1,86 @@
+"""What is served: `/models`, `/models/{name}`, `/tasks`."""
+
+from fastapi import APIRouter
+
+from app.api.errors import STATUS
+from app.api.schemas import ModelDetail, ModelList, ModelSummary, Problem, TaskList, TaskSummary
+from app.errors import ModelNotFound
+from app.manifest import CARD
+from app.repository.registry import Entry, Registry
+from app.tasks import TASKS
+
+_NOT_FOUND = {STATUS[ModelNotFound]: {"model": Problem, "description": "`model-not-found`"}}
+
+
+def repository_routes(registry: Registry) -> APIRouter:
+    """The routes that describe models and tasks."""
+    router = APIRouter(tags=["models"])
+
+    @router.get("/models", summary="All models, by their newest version")
+    async def models() -> ModelList:
+        names = dict.fromkeys(entry.name for entry in registry.entries())
+        return ModelList(models=[_summary(registry, registry.describe(name)) for name in names])
+
+    @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_NOT_FOUND)  # type: ignore[arg-type]
+    async def model(name: str, version: int | None = None) -> ModelDetail:
+        entries = [entry for entry in registry.describe(name) if version in (None, entry.version)]
+        if not entries:
+            raise ModelNotFound(name, version)
+        return _detail(registry, entries)
+
+    @router.get("/tasks", summary="All tasks, their options and the models that answer them")
+    async def tasks() -> TaskList:
+        return TaskList(tasks=[_task(registry, kind) for kind in TASKS])
+
+    return router
+
+
+def _answering(entries: list[Entry]) -> Entry:
+    """The newest version that can answer, or else the newest."""
+    return next((entry for entry in entries if entry.state == "ready"), entries[0])
+
+
+def _summary(registry: Registry, entries: list[Entry]) -> ModelSummary:
+    entry = _answering(entries)
+    return ModelSummary(
+        name=entry.name,
+        version=entry.version or None,
+        versions=list(registry.versions_on_disk(entry.name)),
+        loaded=[other.version for other in entries if other.state == "ready"],
+        task=entry.manifest.task if entry.manifest else None,
+        state=entry.state,
+        reason=entry.reason or None,
+        description=entry.manifest.description if entry.manifest else None,
+    )
+
+
+def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
+    entry = _answering(entries)
+    servable, manifest = entry.servable, entry.manifest
+    card = registry.root / entry.name / str(entry.version) / CARD
+    return ModelDetail(
+        **_summary(registry, entries).model_dump(),
+        labels=list(servable.task.labels) if servable else [],
+        inputs=[str(spec) for spec in servable.sessions[0].inputs] if servable else [],
+        outputs=[str(spec) for spec in servable.sessions[0].outputs] if servable else [],
+        device=servable.sessions[0].device if servable else None,
+        batch_milliseconds={
+            str(rows): round(seconds * 1000, 3)
+            for rows, seconds in (servable.batch_seconds if servable else {}).items()
+        },
+        manifest=manifest.model_dump(mode="json") if manifest else None,
+        card=card.read_text(encoding="utf-8") if card.is_file() else None,
+    )
+
+
+def _task(registry: Registry, kind: str) -> TaskSummary:
+    names = [entry.name for entry in registry.entries() if entry.manifest and entry.manifest.task == kind]
+    default = registry.default(kind)
+    return TaskSummary(
+        task=kind,
+        path=f"/{kind}",
+        summary=TASKS[kind].summary,
+        default_model=default.manifest.name if default else None,
+        models=list(dict.fromkeys(names)),
+        options=TASKS[kind].Options.model_json_schema(),
+    )

@@ -1,0 +1,165 @@
+"""What the OpenAPI document says of the routes: bodies, options, answers, problems (OpenAPI 3.1)."""
+
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, Field, create_model
+
+from app.api.calls import Target
+from app.api.errors import STATUS
+from app.tasks import Task
+from app.tasks.base import PictureTask
+
+_BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    instance: str
+    code: str = Field(description="Stable; the README lists all codes.")
+
+
+class ItemError(BaseModel):
+    """One picture among several that could not be answered, in its place."""
+
+    error: Problem
+
+
+class ModelSummary(BaseModel):
+    """One model, by its newest version."""
+
+    name: str
+    version: int | None = Field(description="Version that answers; null where the model's configuration is broken.")
+    versions: list[int] = Field(description="Complete versions on disk.")
+    loaded: list[int] = Field(description="Versions that can be asked for by number.")
+    task: str | None
+    state: str = Field(description="`loading`, `ready` or `failed`.")
+    reason: str | None = Field(description="Why it failed.")
+    description: str | None
+
+
+class ModelList(BaseModel):
+    """All models."""
+
+    models: list[ModelSummary]
+
+
+class ModelDetail(ModelSummary):
+    """One version of one model."""
+
+    labels: list[str]
+    inputs: list[str]
+    outputs: list[str]
+    device: str | None
+    batch_milliseconds: dict[str, float] = Field(description="What a batch of each size took at warm-up.")
+    manifest: dict[str, Any] | None = Field(description="What training recorded: data, metrics, parity, digests.")
+    card: str | None = Field(description="The model card, Markdown.")
+
+
+class TaskSummary(BaseModel):
+    """One task."""
+
+    task: str
+    path: str
+    summary: str
+    default_model: str | None
+    models: list[str]
+    options: dict[str, Any] = Field(description="JSON Schema of the options.")
+
+
+class TaskList(BaseModel):
+    """All tasks."""
+
+    tasks: list[TaskSummary]
+
+
+class Readiness(BaseModel):
+    """Whether requests are answered, and what is broken."""
+
+    ready: bool
+    loading: list[str]
+    failed: dict[str, str] = Field(description="Reasons by `model/version`.")
+
+
+@lru_cache
+def answer_model(task: type[Task[Any]]) -> type[BaseModel]:
+    """The shape of a whole JSON answer of a task."""
+    return create_model(
+        f"{task.kind.capitalize()}Answer",
+        __doc__=f"Answer of `/{task.kind}`; results are in the order of the pictures sent.",
+        model=(str, ...),
+        version=(int, ...),
+        results=(list[task.Answer | ItemError], ...),  # type: ignore[name-defined]
+    )
+
+
+def error_responses() -> dict[int | str, dict[str, Any]]:
+    """The problems that a task route may answer, by status."""
+    codes: dict[int, list[str]] = {}
+    for error, status in STATUS.items():
+        if status not in (404, 405, 499):
+            codes.setdefault(status, []).append(error.code)
+    codes[404] = ["model-not-found"]
+    return {
+        status: {
+            "description": ", ".join(f"`{code}`" for code in names),
+            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status, names in sorted(codes.items())
+    }
+
+
+def task_operation(task: type[Task[Any]]) -> dict[str, Any]:
+    """Parameters, body and picture answer of a task's operation."""
+    options = task.Options.model_json_schema()["properties"]
+    return {
+        "parameters": [
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                "description": schema.get("description", ""),
+                "schema": schema,
+            }
+            for name, schema in {**Target.model_json_schema()["properties"], **options}.items()
+        ],
+        "requestBody": _picture_body() if issubclass(task, PictureTask) else _options_body(task),
+        "responses": {"200": {"content": {"image/png": _BINARY}}},
+    }
+
+
+def _picture_body() -> dict[str, Any]:
+    parts = {
+        "type": "object",
+        "properties": {"file": {"type": "array", "items": _BINARY["schema"]}},
+        "required": ["file"],
+    }
+    images = {
+        "type": "object",
+        "properties": {"images": {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}},
+        "required": ["images"],
+        "additionalProperties": True,
+    }
+    return {
+        "required": True,
+        "description": "A picture as it is, or several in parts or as base64; options may stand beside them.",
+        "content": {
+            "application/octet-stream": _BINARY,
+            "image/*": _BINARY,
+            "multipart/form-data": {"schema": parts},
+            "application/json": {"schema": images},
+        },
+    }
+
+
+def _options_body(task: type[Task[Any]]) -> dict[str, Any]:
+    return {
+        "required": False,
+        "description": "Options, where they are not in the query.",
+        "content": {"application/json": {"schema": task.Options.model_json_schema()}},
+    }

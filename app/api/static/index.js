@@ -1,0 +1,37 @@
+// Shows what the public API says of itself; labels and reasons are inserted as text, never as markup.
+const examples = {
+  classify: (base) => `curl --data-binary @picture.jpg ${base}classify`,
+  segment: (base) => `curl --data-binary @street.jpg -H 'Accept: image/png' '${base}segment?render=overlay' -o overlay.png`,
+  generate: (base) => `curl -X POST -H 'Accept: image/png' '${base}generate?count=9&seed=7' -o sheet.png`,
+};
+
+async function ask(path) {
+  const response = await fetch(path);
+  return response.json();
+}
+
+function row(model) {
+  const cells = [model.name, model.version ?? "", model.task ?? "", model.state, model.reason ?? model.description ?? ""];
+  const element = document.createElement("tr");
+  element.className = model.state;
+  for (const text of cells) {
+    element.appendChild(document.createElement("td")).textContent = text;
+  }
+  return element;
+}
+
+const state = document.getElementById("state");
+try {
+  const [{ models }, { tasks }, readiness] = await Promise.all(["models", "tasks", "readyz"].map(ask));
+  document.getElementById("models").replaceChildren(...models.map(row));
+  document.querySelector("table").hidden = false;
+  const base = new URL(".", document.baseURI).href;
+  document.getElementById("examples").textContent = tasks
+    .filter((task) => task.default_model)
+    .map((task) => examples[task.task]?.(base) ?? `curl -X POST ${base}${task.path.slice(1)}`)
+    .join("\n");
+  const broken = Object.keys(readiness.failed).length;
+  state.textContent = readiness.ready ? `Ready${broken ? `, ${broken} broken` : ""}.` : "Not ready yet.";
+} catch (error) {
+  state.textContent = `The service did not answer: ${error.message}`;
+}

@@ -1,0 +1,82 @@
+"""Health, metrics, the start page and the documentation, whose assets are served from here."""
+
+from collections.abc import Awaitable, Callable
+from importlib import resources
+from typing import Final
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.schemas import Readiness
+from app.errors import RouteNotFound
+from app.repository.registry import Registry
+from app.telemetry.metrics import Metrics
+
+_TYPES: Final = {
+    "html": "text/html; charset=utf-8",
+    "css": "text/css; charset=utf-8",
+    "js": "text/javascript; charset=utf-8",
+    "svg": "image/svg+xml",
+}
+_POLICY: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline';"
+    " object-src 'none'; frame-ancestors 'none'; base-uri 'none'",
+    "Referrer-Policy": "no-referrer",
+}
+
+
+def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRouter:
+    """The routes that containers, monitors and browsers ask."""
+    router = APIRouter(tags=["system"])
+
+    @router.get("/livez", summary="Whether the process answers at all")
+    async def livez() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @router.get("/readyz", summary="Whether models answer, and which are broken", responses={503: {"model": Readiness}})
+    async def readyz() -> Response:
+        state = _readiness(registry, strict)
+        headers = {"Cache-Control": "no-store"} | ({} if state.ready else {"Retry-After": "1"})
+        return Response(state.model_dump_json(), 200 if state.ready else 503, headers, media_type="application/json")
+
+    @router.get("/metrics", summary="Prometheus metrics")
+    async def prometheus(request: Request) -> Response:
+        body, media_type = metrics.render(request.headers.get("accept", ""))
+        return Response(body, headers={"Content-Type": media_type})
+
+    files = _static_files()
+    for path, name in (("/", "index.html"), ("/docs", "docs.html")):
+        router.add_api_route(path, _page(files[name]), methods=["GET"], include_in_schema=False)
+
+    @router.get("/static/{name:path}", include_in_schema=False)
+    async def static(name: str) -> Response:
+        if name not in files:
+            raise RouteNotFound
+        headers = {"Cache-Control": "max-age=3600", **_POLICY}
+        return Response(files[name], headers=headers | {"Content-Type": _TYPES[name.rpartition(".")[2]]})
+
+    return router
+
+
+def _readiness(registry: Registry, strict: bool) -> Readiness:
+    """Ready means: every model was tried, and one answers (`strict`: all do)."""
+    by_state: dict[str, dict[str, str]] = {"loading": {}, "ready": {}, "failed": {}}
+    for entry in registry.entries():
+        by_state[entry.state][f"{entry.name}/{entry.version}"] = entry.reason
+    ready = registry.settled.is_set() and bool(by_state["ready"]) and not (strict and by_state["failed"])
+    return Readiness(ready=ready, loading=list(by_state["loading"]), failed=by_state["failed"])
+
+
+def _static_files() -> dict[str, bytes]:
+    """All pages and their assets by name, in memory: no path from a request ever reaches the disk."""
+    with resources.as_file(resources.files("app.api") / "static") as folder:
+        files = [file for file in folder.rglob("*") if file.suffix[1:] in _TYPES]
+        return {file.relative_to(folder).as_posix(): file.read_bytes() for file in files}
+
+
+def _page(content: bytes) -> Callable[[], Awaitable[Response]]:
+    async def page() -> Response:
+        return Response(content, headers={"Content-Type": _TYPES["html"], "Cache-Control": "no-cache", **_POLICY})
+
+    return page

@@ -1,0 +1,114 @@
+"""From a request's body to pictures and options: raw bytes, multipart parts, or base64 in JSON."""
+
+import base64
+import binascii
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from app.errors import CallerLeft, EmptyBody, InvalidRequest
+
+_MAX_FIELDS = 16
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What one body held."""
+
+    pictures: list[bytes] = field(default_factory=list)
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+class _InMemoryParser(MultiPartParser):
+    """Starlette's parser, without its temporary files: the body is limited already, and a disk may be read-only."""
+
+    spool_max_size = 2**31
+
+
+async def read_upload(request: Request, max_pictures: int) -> Upload:
+    """Read a body. Anything but `multipart/form-data` and `application/json` counts as the bytes of one picture,
+    so that `curl --data-binary @picture.jpg` works without a header.
+
+    Raises:
+        EmptyBody: there is no picture in it.
+        InvalidRequest: broken multipart, JSON or base64, or more than `max_pictures` pictures.
+        BodyTooLarge: the body passes the limit while it comes.
+        CallerLeft: the connection closed before the end of the body.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    try:
+        if kind == "multipart/form-data":
+            upload = await _multipart(request, max_pictures)
+        elif kind == "application/json":
+            upload = _json(await request.body())
+        else:
+            return Upload([await request.body()])
+    except ClientDisconnect:
+        raise CallerLeft from None
+    if not upload.pictures:
+        raise EmptyBody
+    if len(upload.pictures) > max_pictures:
+        raise InvalidRequest(f"{len(upload.pictures)} pictures came; at most {max_pictures} are taken in one request.")
+    return upload
+
+
+async def read_options(request: Request) -> dict[str, Any]:
+    """Read a body that holds options alone: a JSON object, or nothing.
+
+    Raises:
+        InvalidRequest: the body is something else.
+        CallerLeft: the connection closed before the end of the body.
+    """
+    try:
+        body = await request.body()
+    except ClientDisconnect:
+        raise CallerLeft from None
+    return _object(body) if body else {}
+
+
+async def _multipart(request: Request, max_pictures: int) -> Upload:
+    parser = _InMemoryParser(request.headers, request.stream(), max_files=max_pictures, max_fields=_MAX_FIELDS)
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(f"The multipart body cannot be read: {error.message[:200]}") from None
+    upload = Upload()
+    for name, value in form.multi_items():
+        if isinstance(value, UploadFile):
+            upload.pictures.append(await value.read())
+        else:
+            upload.options[name] = value
+    await form.close()
+    return upload
+
+
+def _json(body: bytes) -> Upload:
+    options = _object(body)
+    images = options.pop("images", None)
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise InvalidRequest('A JSON body looks like {"images": ["<base64>", ...]}.')
+    return Upload([_base64(image) for image in images], options)
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"The body is not JSON: {error.msg} (character {error.pos}).") from None
+    if not isinstance(found, dict):
+        raise InvalidRequest("The JSON body is no object: send {...}.")
+    return found
+
+
+def _base64(text: str) -> bytes:
+    """Decode base64 (RFC 4648, section 4), with or without the `data:` prefix that browsers put before it."""
+    if text.startswith("data:"):
+        text = text.partition(",")[2]
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidRequest("An entry of 'images' is not base64 (RFC 4648, section 4).") from None

@@ -1,0 +1,98 @@
+"""Joins settings, models and routes into one application; the one place where layers meet."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app import __version__
+from app.api.errors import problem_response
+from app.api.middleware import Edge, record_of
+from app.api.repository_routes import repository_routes
+from app.api.system_routes import system_routes
+from app.api.task_routes import Limits, task_routes
+from app.errors import MethodNotAllowed, RouteNotFound, ServiceError
+from app.imaging.codec import Decoder
+from app.repository.registry import Registry
+from app.runtime import available_device
+from app.servable import Resources
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
+
+OnLoaded = Callable[[Registry], None]
+
+
+def create_registry(settings: Settings, metrics: Metrics) -> Registry:
+    """The registry that these settings ask for, still empty.
+
+    Raises:
+        BackendMissing: the inference library for the device is not installed.
+    """
+    cores = os.cpu_count() or 1
+    resources = Resources(
+        decoder=Decoder(settings.formats, settings.max_pixels),
+        pool=ThreadPoolExecutor(cores, thread_name_prefix="imago-decode"),
+        metrics=metrics,
+        device=available_device() if settings.device == "auto" else settings.device,
+        threads=settings.threads,
+        replicas=settings.replicas,
+        max_queue_seconds=settings.max_queue_seconds,
+    )
+    return Registry(settings.models, resources, settings.default_models)
+
+
+def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) -> FastAPI:
+    """The application. Models are loaded once it runs, while `/livez` and `/readyz` already answer.
+
+    Raises:
+        BackendMissing: the inference library for the device is not installed.
+    """
+    metrics = Metrics()
+    registry = create_registry(settings, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        loading = asyncio.create_task(_load(registry, on_loaded))
+        yield
+        loading.cancel()
+        await registry.close()
+
+    app = FastAPI(
+        title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        description="Images in, compact answers out: classify, segment and generate with ONNX models.",
+    )  # fmt: skip
+    app.include_router(task_routes(registry, Limits(settings.max_pictures, settings.request_timeout_seconds)))
+    app.include_router(repository_routes(registry))
+    app.include_router(system_routes(registry, metrics, settings.strict_readiness))
+    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    app.add_exception_handler(HTTPException, _refuse)
+    app.add_exception_handler(ServiceError, _answer_error)
+    app.state.registry = registry
+    return app
+
+
+async def _load(registry: Registry, on_loaded: OnLoaded) -> None:
+    await registry.load_all()
+    on_loaded(registry)
+
+
+async def _answer_error(request: Request, error: Exception) -> Response:
+    if not isinstance(error, ServiceError):
+        raise error
+    return problem_response(error, record_of(request.scope).id)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    """The router's own refusals, in the same form as all others."""
+    known = error.status_code if isinstance(error, HTTPException) else 500
+    refusal = MethodNotAllowed(request.method) if known == 405 else RouteNotFound()
+    response = problem_response(refusal, record_of(request.scope).id)
+    if isinstance(error, HTTPException) and error.headers:
+        response.headers.update(error.headers)
+    return response

@@ -1,0 +1,166 @@
+"""What is loaded: opens versions, answers who serves, drains and closes. One broken model leaves the others serving."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from app.errors import ImagoError, InvalidModel, ModelNotFound, NotReady, WrongTask
+from app.manifest import Manifest, read_manifest
+from app.repository.store import ModelFolder, scan
+from app.servable import Resources, Servable, open_servable
+
+logger = logging.getLogger("imago.repository")
+
+State = Literal["loading", "ready", "failed"]
+
+
+@dataclass
+class Entry:
+    """One version, loaded or on its way, or the reason why it is not."""
+
+    name: str
+    version: int
+    state: State = "loading"
+    reason: str = ""
+    manifest: Manifest | None = None
+    servable: Servable | None = None
+
+
+class Registry:
+    """The model versions of one process, by name and version."""
+
+    def __init__(self, root: Path, resources: Resources, defaults: Mapping[str, str]) -> None:
+        self.root = root
+        self._resources = resources
+        self._defaults = defaults
+        self._folders: dict[str, ModelFolder] = {}
+        self._entries: dict[str, dict[int, Entry]] = {}
+        self.settled = asyncio.Event()
+        self._serving: dict[tuple[str, str | None, int | None], Servable] = {}
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.root.name}: {', '.join(f'{e.name}/{e.version} {e.state}' for e in self.entries())}>"
+
+    def entries(self) -> list[Entry]:
+        """All versions, by name, newest first."""
+        return [
+            versions[version] for _, versions in sorted(self._entries.items()) for version in sorted(versions)[::-1]
+        ]
+
+    def versions_on_disk(self, name: str) -> tuple[int, ...]:
+        """Versions of a model that lie complete on disk, loaded or not."""
+        folder = self._folders.get(name)
+        return folder.versions if folder else ()
+
+    async def load_all(self) -> None:
+        """Open every version that its operator chose, one after the other; what fails is kept with its reason.
+
+        Raises:
+            InvalidSettings: the root is no folder.
+        """
+        for name, folder in scan(self.root).items():
+            if isinstance(folder, InvalidModel):
+                self._keep(Entry(name, 0, "failed", folder.detail))
+                continue
+            self._folders[name] = folder
+            try:
+                chosen = folder.chosen()
+            except InvalidModel as error:
+                self._keep(Entry(name, 0, "failed", error.detail))
+                continue
+            for version in chosen:
+                await self._load(folder, version)
+        self._check_defaults()
+        self.settled.set()
+
+    def get(self, kind: str, name: str | None = None, version: int | None = None) -> Servable:
+        """The servable that answers a task: by name and version, its newest version, or the task's default.
+
+        Raises:
+            ModelNotFound: nothing of that name or version is here, or no model has this task.
+            WrongTask: the model is for another task.
+            NotReady: it is here and cannot answer.
+        """
+        known = self._serving.get((kind, name, version))
+        return known if known is not None else self._explain(kind, name, version)
+
+    def default(self, kind: str) -> Servable | None:
+        """The servable that answers a task where a request names no model."""
+        return self._serving.get((kind, None, None))
+
+    def describe(self, name: str) -> list[Entry]:
+        """The versions of one model, newest first. Raises `ModelNotFound`."""
+        if name not in self._entries:
+            raise ModelNotFound(name)
+        return [self._entries[name][version] for version in sorted(self._entries[name])[::-1]]
+
+    async def close(self) -> None:
+        """Answer what was accepted, then close every session."""
+        self._serving.clear()
+        for entry in self.entries():
+            if entry.servable is not None:
+                await entry.servable.close()
+                entry.servable = None
+        self._resources.metrics.models_loaded.set(0)
+
+    async def _load(self, folder: ModelFolder, version: int) -> None:
+        entry = self._keep(Entry(folder.name, version))
+        path = folder.version_path(version)
+        try:
+            entry.manifest = _matching(read_manifest(path), folder.name, version)
+            entry.servable = await open_servable(path, folder.serving, self._resources)
+        except ImagoError as error:
+            entry.state, entry.reason = "failed", error.detail
+            logger.error("%s/%d is broken: %s", folder.name, version, error.detail)
+            return
+        entry.state = "ready"
+        logger.info("%s/%d is ready", folder.name, version)
+        self._route()
+
+    def _keep(self, entry: Entry) -> Entry:
+        self._entries.setdefault(entry.name, {})[entry.version] = entry
+        return entry
+
+    def _route(self) -> None:
+        """Write down who answers each question, so that a request costs one look-up."""
+        serving: dict[tuple[str, str | None, int | None], Servable] = {}
+        ready = [entry for entry in self.entries() if entry.servable is not None]
+        for entry in ready:
+            servable = entry.servable
+            if servable is None:
+                continue
+            kind = servable.task.kind
+            serving[kind, entry.name, entry.version] = servable
+            serving.setdefault((kind, entry.name, None), servable)
+            if self._defaults.get(kind, entry.name) == entry.name:
+                serving.setdefault((kind, None, None), servable)
+        self._serving = serving
+        self._resources.metrics.models_loaded.set(len(ready))
+
+    def _explain(self, kind: str, name: str | None, version: int | None) -> Servable:
+        """Raise the error that says why nobody answers."""
+        if name is None:
+            if not self.settled.is_set():
+                raise NotReady("The models are being loaded: retry.")
+            raise ModelNotFound(self._defaults.get(kind, f"any for {kind}"), version)
+        entries = [entry for entry in self.describe(name) if version in (None, entry.version)]
+        if not entries:
+            raise ModelNotFound(name, version)
+        entry = entries[0]
+        if entry.servable is None:
+            raise NotReady(f"Model {name!r} cannot answer: {entry.reason or entry.state}.", retry_after=5)
+        raise WrongTask(name, entry.servable.task.kind, kind)
+
+    def _check_defaults(self) -> None:
+        for kind, name in self._defaults.items():
+            if name not in self._entries:
+                logger.error("default model %r for %r is not below %s", name, kind, self.root)
+
+
+def _matching(manifest: Manifest, name: str, version: int) -> Manifest:
+    if (manifest.name, manifest.version) != (name, version):
+        raise InvalidModel(f"{name}/{version} holds the manifest of {manifest.name}/{manifest.version}: copied?")
+    return manifest

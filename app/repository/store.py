@@ -1,0 +1,68 @@
+"""What is on disk: the model folders below one root, and their complete versions. Reads names, opens no graph."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from app.errors import InvalidModel, InvalidSettings
+from app.manifest import MANIFEST, NAME, ServingConfig, read_serving
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """One model: its folder, its complete versions in ascending order, and what its operator chose."""
+
+    name: str
+    path: Path
+    versions: tuple[int, ...]
+    serving: ServingConfig
+
+    def chosen(self) -> tuple[int, ...]:
+        """The versions to load.
+
+        Raises:
+            InvalidModel: `serving.toml` names a version that is not there.
+        """
+        wanted = self.serving.versions
+        if wanted == "latest":
+            return self.versions[-1:]
+        if wanted == "all":
+            return self.versions
+        missing = sorted(set(wanted) - set(self.versions))
+        if missing:
+            raise InvalidModel(f"{self.name}/serving.toml names version {missing[0]}; there are {self.versions}.")
+        return tuple(sorted(wanted))
+
+    def version_path(self, version: int) -> Path:
+        """The folder of one version."""
+        return self.path / str(version)
+
+
+def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
+    """Find the models below `root`, by name; one whose `serving.toml` is broken comes with its error.
+
+    A version is a folder named by a positive integer that holds a manifest; everything else (a version being written
+    under a temporary name, notes, hidden files) is left alone.
+
+    Raises:
+        InvalidSettings: `root` is no folder.
+    """
+    if not root.is_dir():
+        raise InvalidSettings(f"models: {str(root)!r} is no folder; name the one that holds <model>/<version>/.")
+    found: dict[str, ModelFolder | InvalidModel] = {}
+    for path in sorted(root.iterdir()):
+        if not path.is_dir() or not re.fullmatch(NAME, path.name):
+            continue
+        versions = _versions(path)
+        if not versions:
+            continue
+        try:
+            found[path.name] = ModelFolder(path.name, path, versions, read_serving(path))
+        except InvalidModel as error:
+            found[path.name] = error
+    return found
+
+
+def _versions(path: Path) -> tuple[int, ...]:
+    names = (entry.name for entry in path.iterdir() if (entry / MANIFEST).is_file())
+    return tuple(sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name)))

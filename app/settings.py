@@ -1,0 +1,78 @@
+"""What the operator chooses at start: flags, or `IMAGO_*` in the environment. Read by `main` and `api` only."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from app.errors import InvalidSettings
+from app.manifest import explain, nearest
+
+PREFIX = "IMAGO_"
+FORMATS = ("jpeg", "png", "webp", "bmp", "gif", "tiff", "avif")
+
+
+class Settings(BaseSettings):
+    """The settings of one process. Each is a flag (`--max-pixels`) and a variable (`IMAGO_MAX_PIXELS`)."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    models: Path = Field(Path("models"), description="Folder of models: <name>/<version>/manifest.json.")
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads of one session; 0 for one a core.")
+    replicas: int = Field(1, ge=1, le=64, description="Sessions of one model, unless its serving.toml says.")
+    default_models: Annotated[Mapping[str, str], NoDecode] = Field(
+        {}, description="Model that answers where a request names none: classify=NAME,segment=NAME."
+    )
+    formats: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("jpeg", "png", "webp"), description="Picture formats taken; also known: bmp, gif, tiff, avif."
+    )
+    max_body_bytes: int = Field(25 * 2**20, ge=1024, description="Longest request body, in bytes.")
+    max_pixels: int = Field(50_000_000, ge=1, le=89_478_485, description="Most pixels that one picture may have.")
+    max_pictures: int = Field(32, ge=1, le=1024, description="Most pictures in one request.")
+    request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="Deadline of a request that names none.")
+    max_queue_seconds: float = Field(5.0, gt=0, le=3600, description="Longest queue before requests are refused.")
+    drain_seconds: int = Field(30, ge=0, le=3600, description="Time for running requests to end at a stop.")
+    strict_readiness: bool = Field(False, description="Not ready while any chosen model is broken.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
+    log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
+
+    @field_validator("formats", mode="before")
+    @classmethod
+    def _split_formats(cls, value: object) -> object:
+        names = [name.strip().lower() for name in value.split(",")] if isinstance(value, str) else value
+        for name in names if isinstance(names, list | tuple) else ():
+            if name not in FORMATS:
+                raise ValueError(f"{name!r} is no format{nearest(str(name), dict.fromkeys(FORMATS))}")
+        return names
+
+    @field_validator("default_models", mode="before")
+    @classmethod
+    def _split_defaults(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        pairs = [pair.partition("=") for pair in value.split(",") if pair.strip()]
+        if not all(task.strip() and name.strip() for task, _, name in pairs):
+            raise ValueError("write task=model, several separated by commas")
+        return {task.strip(): name.strip() for task, _, name in pairs}
+
+
+def load_settings(flags: Mapping[str, Any]) -> Settings:
+    """Settings from flags (which win) and the environment.
+
+    Raises:
+        InvalidSettings: a variable `IMAGO_*` is unknown, or a value cannot be used; the sentence names both.
+    """
+    known = {PREFIX + name.upper(): name for name in Settings.model_fields}
+    for variable in os.environ:
+        if variable.startswith(PREFIX) and variable not in known:
+            raise InvalidSettings(f"{variable} in the environment is unknown{nearest(variable, known)}")
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        raise InvalidSettings(explain(error, Settings)) from None
