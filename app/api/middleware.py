@@ -60,6 +60,7 @@ class Edge:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one connection's message, as ASGI 3 defines."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST as OPENMETRICS
-from prometheus_client.openmetrics.exposition import generate_latest as openmetrics
+from prometheus_client.exposition import choose_encoder
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -74,10 +72,9 @@ class Metrics:
         )
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition and its media type: OpenMetrics 1.0 where the scraper asks for it, else Prometheus text."""
-        if "application/openmetrics-text" in accept:
-            return openmetrics(self.registry), OPENMETRICS
-        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+        """The exposition and its media type, in the format that the scraper's `Accept` header asks for."""
+        encoder, media_type = choose_encoder(accept)
+        return encoder(self.registry), media_type
 
     @staticmethod
     def _stage(name: str, text: str, registry: CollectorRegistry) -> Histogram:

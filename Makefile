@@ -1,0 +1,36 @@
+# Every target sets up what it needs in .venv, once; a second run costs what its work costs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: serve test lint types bench clean
+
+serve: $(VENV)/.$(RUNTIME)
+	$(BIN)/imago serve
+
+test: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.dev
+	$(BIN)/mypy
+
+# Accuracy through HTTP of a server that runs already; DATA is the folder of data sets.
+bench: $(VENV)/.$(RUNTIME) $(VENV)/.train
+	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+# A stamp for each extra that is installed; pyproject.toml decides when it is out of date.
+$(VENV)/.%: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[$*]'
+	@touch $@
