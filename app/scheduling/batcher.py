@@ -5,6 +5,7 @@ sets one.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -129,7 +130,7 @@ class Batcher:
         while True:
             await self._arrived.wait()
             if hold := 0.0 if self._closing else self.lane.hold(self._clock()):
-                await asyncio.sleep(hold)
+                await self._gather(hold)
                 continue
             picked = self.lane.take(self._clock(), self._idle)
             self._metrics.queue_depth.set(self.lane.waiting)
@@ -142,6 +143,13 @@ class Batcher:
                 return
             elif not self.lane.waiting:
                 self._arrived.clear()
+
+    async def _gather(self, seconds: float) -> None:
+        """Wait for another job, but not longer than an operator's delay allows."""
+        self._arrived.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._arrived.wait(), seconds)
+        self._arrived.set()
 
     async def _run_batch(self, session: Runs, batch: list[Ticket]) -> None:
         self._idle -= 1

@@ -1,0 +1,271 @@
+"""`Batcher` carries jobs to sessions whose pace the test decides: a session runs when its gate opens."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from app.scheduling.batcher import Batcher, Finished, Ticket
+from app.scheduling.policy import Lane, Limits
+from app.telemetry.metrics import Metrics
+from app.tensors import Tensors
+
+POISON = 666.0
+
+
+class GatedSession:
+    """Doubles its rows; waits for its gate, notes every batch, and fails on poison."""
+
+    def __init__(self, open_gate: bool = True) -> None:
+        self.gate = threading.Event()
+        self.entered = threading.Event()
+        self.batches: list[list[float]] = []
+        if open_gate:
+            self.gate.set()
+
+    def run(self, tensors: Tensors) -> Tensors:
+        self.entered.set()
+        assert self.gate.wait(10)
+        values = tensors["x"][:, 0].tolist()
+        self.batches.append(values)
+        if POISON in values:
+            raise RuntimeError("poison")
+        return {"y": tensors["x"] * 2}
+
+
+@asynccontextmanager
+async def batcher_of(
+    *sessions: object, limits: Limits = Limits(), clock: Callable[[], float] | None = None
+) -> AsyncIterator[Batcher]:
+    lane: Lane[Ticket] = Lane(limits)
+    extra = {} if clock is None else {"clock": clock}
+    batcher = Batcher("tiny/1", sessions, lane, Metrics().of("classify", "tiny"), **extra)  # type: ignore[arg-type]
+    try:
+        yield batcher
+    finally:
+        for session in sessions:
+            if isinstance(session, GatedSession):
+                session.gate.set()
+        await batcher.close()
+
+
+def submit(batcher: Batcher, value: float, deadline: float = 1e12, width: int = 1) -> asyncio.Task[Finished]:
+    tensors = {"x": np.full((1, width), value, dtype=np.float32)}
+    return asyncio.ensure_future(batcher.submit(tensors, 1, deadline))
+
+
+async def entered(session: GatedSession) -> None:
+    assert await asyncio.to_thread(session.entered.wait, 10)
+
+
+def run(scenario: Callable[[], Awaitable[None]]) -> None:
+    async def bounded() -> None:
+        async with asyncio.timeout(20):
+            await scenario()
+
+    asyncio.run(bounded())
+
+
+def test_each_caller_gets_its_own_rows() -> None:
+    async def scenario() -> None:
+        async with batcher_of(GatedSession()) as batcher:
+            done = await asyncio.gather(*(submit(batcher, value) for value in range(40)))
+        assert [float(one.tensors["y"][0, 0]) for one in done] == [2 * value for value in range(40)]
+
+    run(scenario)
+
+
+def test_jobs_gather_while_the_session_runs_and_leave_together() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session, limits=Limits(max_batch_size=4)) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            others = [submit(batcher, value) for value in range(1, 7)]
+            await asyncio.sleep(0)
+            assert repr(batcher) == "<Batcher tiny/1: 6 waiting, 1 running>"
+            session.gate.set()
+            await asyncio.gather(first, *others)
+        assert session.batches == [[0], [1, 2, 3, 4], [5, 6]]
+
+    run(scenario)
+
+
+def test_jobs_of_different_shapes_are_never_in_one_batch() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            others = [submit(batcher, value, width=1 + value % 2) for value in range(1, 5)]
+            await asyncio.sleep(0)
+            session.gate.set()
+            await asyncio.gather(first, *others)
+        assert session.batches == [[0], [1, 3], [2, 4]]
+
+    run(scenario)
+
+
+def test_cancelled_caller_leaves_its_neighbours_whole() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            leaving, staying = submit(batcher, 1), submit(batcher, 2)
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            assert batcher.lane.waiting == 1
+            session.gate.set()
+            assert float((await staying).tensors["y"][0, 0]) == 4
+            await first
+        assert leaving.cancelled()
+        assert session.batches == [[0], [2]]
+
+    run(scenario)
+
+
+def test_a_caller_who_leaves_while_its_batch_runs_does_not_disturb_it() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session) as batcher:
+            leaving, staying = submit(batcher, 1), submit(batcher, 2)
+            await entered(session)
+            leaving.cancel()
+            await asyncio.wait([leaving])
+            session.gate.set()
+            assert float((await staying).tensors["y"][0, 0]) == 4
+            assert (await submit(batcher, 3)).tensors["y"][0, 0] == 6
+
+    run(scenario)
+
+
+def test_a_poisoned_job_fails_alone() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            others = [submit(batcher, value) for value in (1, 2, POISON, 4, 5)]
+            await asyncio.sleep(0)
+            session.gate.set()
+            outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        failed = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+        assert [type(error) for error in failed] == [InferenceFailed]
+        assert isinstance(outcomes[3], InferenceFailed)
+
+    run(scenario)
+
+
+def test_the_reason_of_a_failure_is_not_told_to_the_caller() -> None:
+    async def scenario() -> None:
+        async with batcher_of(GatedSession()) as batcher:
+            with pytest.raises(InferenceFailed) as failure:
+                await submit(batcher, POISON)
+        assert "poison" not in failure.value.detail
+
+    run(scenario)
+
+
+class ForgetfulSession:
+    """Gives back one row less than it took."""
+
+    def run(self, tensors: Tensors) -> Tensors:
+        return {"y": tensors["x"][1:]}
+
+
+def test_a_session_that_loses_rows_fails_every_job_and_mixes_none_up() -> None:
+    async def scenario() -> None:
+        async with batcher_of(ForgetfulSession()) as batcher:
+            outcomes = await asyncio.gather(*(submit(batcher, value) for value in range(4)), return_exceptions=True)
+        assert all(isinstance(outcome, InferenceFailed) for outcome in outcomes)
+
+    run(scenario)
+
+
+def test_a_deadline_that_passes_in_the_queue_is_answered_and_not_run() -> None:
+    async def scenario() -> None:
+        now = [0.0]
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session, clock=lambda: now[0]) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            waiting = submit(batcher, 1, deadline=5)
+            await asyncio.sleep(0)
+            now[0] = 6
+            session.gate.set()
+            await first
+            with pytest.raises(DeadlineExceeded):
+                await waiting
+        assert session.batches == [[0]]
+
+    run(scenario)
+
+
+def test_a_queue_that_is_too_long_refuses_at_once_and_keeps_those_who_wait() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session, limits=Limits(max_queue_seconds=1)) as batcher:
+            batcher.lane.learn(rows=1, seconds=0.4)
+            first = submit(batcher, 0)
+            await entered(session)
+            waiting = submit(batcher, 1)
+            await asyncio.sleep(0)
+            with pytest.raises(Overloaded):
+                await submit(batcher, 2)
+            session.gate.set()
+            await asyncio.gather(first, waiting)
+
+    run(scenario)
+
+
+def test_two_sessions_run_side_by_side() -> None:
+    async def scenario() -> None:
+        sessions = GatedSession(open_gate=False), GatedSession(open_gate=False)
+        async with batcher_of(*sessions) as batcher:
+            jobs = [submit(batcher, value) for value in range(4)]
+            for session in sessions:
+                await entered(session)
+            for session in sessions:
+                session.gate.set()
+            await asyncio.gather(*jobs)
+        assert sorted(len(batch) for session in sessions for batch in session.batches) == [2, 2]
+
+    run(scenario)
+
+
+def test_closing_answers_what_waits_and_takes_nothing_more() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            waiting = submit(batcher, 1)
+            await asyncio.sleep(0)
+            closing = asyncio.ensure_future(batcher.close())
+            await asyncio.sleep(0)
+            with pytest.raises(NotReady):
+                await submit(batcher, 2)
+            session.gate.set()
+            await asyncio.gather(first, waiting, closing)
+        assert session.batches == [[0], [1]]
+
+    run(scenario)
+
+
+def test_an_operator_s_delay_lets_a_batch_fill() -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        async with batcher_of(session, limits=Limits(max_batch_size=2, max_queue_delay=60)) as batcher:
+            first = submit(batcher, 0)
+            await asyncio.sleep(0)
+            second = submit(batcher, 1)
+            await asyncio.gather(first, second)
+        assert session.batches == [[0, 1]]
+
+    run(scenario)

@@ -1,0 +1,144 @@
+"""`Lane` decides with a clock that the test holds."""
+
+import numpy as np
+import pytest
+
+from app.errors import Overloaded
+from app.scheduling.policy import Job, Lane, Limits
+
+
+def job(rows: int = 1, deadline: float = 100.0, arrived: float = 0.0, width: int = 2) -> Job:
+    return Job(tensors={"x": np.zeros((rows, width))}, rows=rows, deadline=deadline, arrived=arrived)
+
+
+def lane_with(*jobs: Job, **limits: float) -> Lane[Job]:
+    lane: Lane[Job] = Lane(Limits(**limits))  # type: ignore[arg-type]
+    for one in jobs:
+        lane.add(one)
+    return lane
+
+
+def test_jobs_leave_in_the_order_of_their_deadlines() -> None:
+    late, soon = job(deadline=9), job(deadline=3)
+    assert lane_with(late, soon).take(0).batch == [soon, late]
+
+
+def test_jobs_of_equal_deadline_leave_in_the_order_of_their_arrival() -> None:
+    jobs = [job() for _ in range(5)]
+    assert lane_with(*jobs).take(0).batch == jobs
+
+
+def test_a_batch_holds_one_row_shape_and_leaves_the_other_shape_waiting() -> None:
+    narrow, wide, narrow_too = job(width=2, deadline=1.5), job(width=3, deadline=2), job(width=2, deadline=3)
+    lane = lane_with(narrow, wide, narrow_too)
+    assert lane.take(0).batch == [narrow, narrow_too]
+    assert lane.take(0).batch == [wide]
+
+
+def test_a_batch_has_at_most_max_batch_size_rows() -> None:
+    lane = lane_with(*(job(rows=3) for _ in range(4)), max_batch_size=8)
+    assert [one.rows for one in lane.take(0).batch] == [3, 3]
+    assert lane.waiting == 6
+    assert lane.running == 6
+
+
+def test_a_job_larger_than_a_batch_runs_alone() -> None:
+    large, small = job(rows=20, deadline=1.5), job(deadline=2)
+    assert lane_with(large, small, max_batch_size=8).take(0).batch == [large]
+
+
+def test_two_free_sessions_share_what_waits() -> None:
+    lane = lane_with(*(job() for _ in range(8)))
+    assert len(lane.take(0, idle=2).batch) == 4
+    assert len(lane.take(0, idle=1).batch) == 4
+
+
+def test_a_job_whose_deadline_passed_is_dropped_before_it_runs() -> None:
+    expired, live = job(deadline=1), job(deadline=5)
+    picked = lane_with(expired, live).take(now=2)
+    assert picked.expired == [expired]
+    assert picked.batch == [live]
+
+
+def test_a_job_whose_caller_left_is_neither_counted_nor_run() -> None:
+    gone, stays = job(rows=4), job()
+    lane = lane_with(gone, stays)
+    assert lane.forget(gone)
+    assert lane.waiting == 1
+    assert lane.take(0).batch == [stays]
+    assert lane.waiting == 0
+
+
+def test_forgetting_a_job_that_runs_changes_no_count() -> None:
+    running = job()
+    lane = lane_with(running)
+    lane.take(0)
+    assert not lane.forget(running)
+    assert (lane.waiting, lane.running) == (0, 1)
+
+
+def test_an_empty_lane_gives_an_empty_batch() -> None:
+    picked = lane_with().take(0)
+    assert picked.batch == []
+    assert picked.expired == []
+
+
+def test_without_a_delay_nothing_is_held_back() -> None:
+    assert lane_with(job()).hold(now=0) == 0
+
+
+def test_with_a_delay_jobs_gather_until_it_passed_or_the_batch_is_full() -> None:
+    lane = lane_with(job(arrived=1.0), max_queue_delay=0.5, max_batch_size=2)
+    assert lane.hold(now=1.2) == pytest.approx(0.3)
+    assert lane.hold(now=1.5) == 0
+    lane.add(job(arrived=1.2))
+    assert lane.hold(now=1.2) == 0
+
+
+def test_a_first_job_is_admitted_before_anything_was_measured() -> None:
+    lane_with().admit(1, deadline=1, now=0)
+
+
+def test_a_job_that_could_not_be_answered_before_its_deadline_is_refused() -> None:
+    lane = lane_with(*(job() for _ in range(10)))
+    lane.learn(rows=1, seconds=0.1)
+    lane.admit(1, deadline=2.0, now=0)
+    with pytest.raises(Overloaded) as refused:
+        lane.admit(1, deadline=1.0, now=0)
+    assert refused.value.retry_after == pytest.approx(1.2)
+
+
+def test_a_queue_that_would_last_too_long_refuses_whatever_the_deadline() -> None:
+    lane = lane_with(*(job() for _ in range(10)), max_queue_seconds=1.0)
+    lane.learn(rows=1, seconds=0.1)
+    with pytest.raises(Overloaded):
+        lane.admit(1, deadline=100, now=0)
+
+
+def test_an_empty_queue_admits_even_when_the_model_was_slow() -> None:
+    lane = lane_with(max_queue_seconds=1.0)
+    lane.learn(rows=1, seconds=60)
+    lane.admit(1, deadline=5, now=0)
+
+
+def test_the_expected_wait_follows_what_batches_take() -> None:
+    lane = lane_with()
+    lane.learn(rows=10, seconds=1.0)
+    before = lane.expected(10)
+    for _ in range(50):
+        lane.learn(rows=10, seconds=0.1)
+    assert before == pytest.approx(2.0)
+    assert lane.expected(10) == pytest.approx(0.2, rel=0.01)
+
+
+def test_a_finished_batch_is_no_longer_running() -> None:
+    lane = lane_with(job(rows=2))
+    lane.take(0)
+    lane.finished(rows=2, seconds=0.1)
+    assert lane.running == 0
+
+
+def test_a_lane_says_its_state() -> None:
+    lane = lane_with(job(rows=3), job(rows=5), max_batch_size=3)
+    lane.take(0)
+    assert repr(lane) == "<Lane: 5 waiting, 3 running>"
