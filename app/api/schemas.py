@@ -82,6 +82,7 @@ class Readiness(BaseModel):
     """Whether requests are answered, and what is broken."""
 
     ready: bool
+    settled: bool = Field(description="Every chosen model was tried.")
     loading: list[str]
     failed: dict[str, str] = Field(description="Reasons by `model/version`.")
 

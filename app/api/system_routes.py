@@ -64,8 +64,9 @@ def _readiness(registry: Registry, strict: bool) -> Readiness:
     by_state: dict[str, dict[str, str]] = {"loading": {}, "ready": {}, "failed": {}}
     for entry in registry.entries():
         by_state[entry.state][f"{entry.name}/{entry.version}"] = entry.reason
-    ready = registry.settled.is_set() and bool(by_state["ready"]) and not (strict and by_state["failed"])
-    return Readiness(ready=ready, loading=list(by_state["loading"]), failed=by_state["failed"])
+    settled = registry.settled.is_set()
+    ready = settled and bool(by_state["ready"]) and not (strict and by_state["failed"])
+    return Readiness(ready=ready, settled=settled, loading=list(by_state["loading"]), failed=by_state["failed"])
 
 
 def _static_files() -> dict[str, bytes]:

@@ -1,0 +1,1 @@
+"""What imago can do, measured: each module is a command that prints a table."""
