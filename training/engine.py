@@ -4,14 +4,16 @@ import copy
 import datetime
 import logging
 import sys
+import time
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
 
 import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, RichProgressBar, Timer
+from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -51,12 +53,14 @@ def seed(value: int) -> None:
     lightning.seed_everything(value, verbose=False)
 
 
-def fit(plan: Plan, hyper: Hyper, run: Run, *, resume: bool = False, max_steps: int = -1) -> None:
-    """Train until `hyper.epochs`, or stop at `max_steps` optimiser steps; checkpoints and curves go below `run`."""
+def fit(
+    plan: Plan, hyper: Hyper, run: Run, *, resume: bool = False, every: datetime.timedelta = CHECKPOINT_EVERY
+) -> None:
+    """Train until `hyper.epochs`; curves, and a checkpoint after `every` and at the end, go below `run`."""
     timer = Timer()
-    trainer = _trainer(plan, hyper, run, timer, max_steps)
     with warnings.catch_warnings():
         _ignore_advice()
+        trainer = _trainer(plan, hyper, run, timer, every)
         trainer.fit(plan.module, plan.feed, plan.validation, ckpt_path=run.checkpoint if resume else None)
     trainer.save_checkpoint(run.checkpoint)
     metrics = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
@@ -64,26 +68,20 @@ def fit(plan: Plan, hyper: Hyper, run: Run, *, resume: bool = False, max_steps: 
     run.update(seconds=round(timer.time_elapsed("train"), 1), finished=finished, metrics=metrics)
 
 
-def _trainer(plan: Plan, hyper: Hyper, run: Run, timer: Timer, max_steps: int) -> Trainer:
-    # "last" is written in place of the one before; Lightning renames it into place, so it is whole or absent.
-    checkpoint = ModelCheckpoint(
-        dirpath=run.checkpoint.parent,
-        filename="last",
-        train_time_interval=CHECKPOINT_EVERY,
-        enable_version_counter=False,
-    )
+def _trainer(plan: Plan, hyper: Hyper, run: Run, timer: Timer, every: datetime.timedelta) -> Trainer:
     return Trainer(
         accelerator="auto",
         devices=1,
         precision=_precision(hyper),
         max_epochs=hyper.epochs,
-        max_steps=max_steps,
-        callbacks=[checkpoint, timer, RichProgressBar() if sys.stdout.isatty() else Lines()],
+        callbacks=[Checkpoints(run.checkpoint, every), timer, RichProgressBar() if sys.stdout.isatty() else Lines()],
+        enable_checkpointing=False,
         logger=TensorBoardLogger(run.folder, name="", version="tensorboard"),
-        log_every_n_steps=10,
+        log_every_n_steps=min(10, len(plan.feed)),
         check_val_every_n_epoch=plan.validate_every,
         num_sanity_val_steps=0,
         enable_model_summary=False,
+        enable_progress_bar=sys.stdout.isatty(),
     )
 
 
@@ -93,10 +91,27 @@ def _precision(hyper: Hyper) -> Literal["bf16-mixed", "32-true"]:
 
 
 def _ignore_advice() -> None:
-    """Lightning's advice about folders that exist and loaders that resume: both are meant here."""
+    """Lightning's advice about what is meant here: folders that exist, frozen parts, loaders that resume."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("Checkpoint directory .* exists", ".*LeafSpec.*", ".*mid-epoch.*"):
+    for message in ("Checkpoint directory .* exists", ".*LeafSpec", ".*in eval mode at the start", ".*mid-epoch", ".*num_workers"):
         warnings.filterwarnings("ignore", message)
+
+
+class Checkpoints(Callback):
+    """Keeps the last state, written anew whenever `every` has passed; Lightning moves it into place whole.
+
+    Lightning's own ModelCheckpoint forgets `train_time_interval` under manual optimisation (2.6.6).
+    """
+
+    def __init__(self, path: Path, every: datetime.timedelta) -> None:
+        self._path, self._every = path, every.total_seconds()
+        self._last = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+        """Save where it is time."""
+        if time.monotonic() - self._last >= self._every:
+            trainer.save_checkpoint(self._path)
+            self._last = time.monotonic()
 
 
 class Lines(Callback):

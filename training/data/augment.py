@@ -15,16 +15,12 @@ def flip_every_other(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
 
 
 def translate(images: Tensor, reach: int, random: torch.Generator) -> Tensor:
-    """Shift each of [N,C,H,W] by up to `reach` pixels each way, reflecting at the border."""
-    count, _, height, width = images.shape
-    padded = F.pad(images, (reach,) * 4, mode="reflect")
-    shifts = torch.randint(0, 2 * reach + 1, (count, 2), generator=random)
-    moved = torch.empty_like(images)
-    for top in range(2 * reach + 1):
-        for left in range(2 * reach + 1):
-            chosen = (shifts[:, 0] == top) & (shifts[:, 1] == left)
-            moved[chosen] = padded[chosen, :, top : top + height, left : left + width]
-    return moved
+    """Shift each of [N,C,H,W] by up to `reach` pixels each way, reflecting at the border; gradients pass."""
+    height, width = images.shape[2:]
+    padded = F.pad(images, (reach,) * 4, mode="reflect").unbind()
+    shifts = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=random).tolist()
+    windows = zip(padded, shifts, strict=True)
+    return torch.stack([image[:, top : top + height, left : left + width] for image, (top, left) in windows])
 
 
 def _hash_bit(rows: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ class Classifier(nn.Module):
 
     def __init__(self, classes: int = 10, widths: tuple[int, int, int] = (64, 256, 256)) -> None:
         super().__init__()
+        self.widths = widths
         self.stem = WhiteningStem()
         steps = (self.stem.width, *widths)
         self.groups = nn.Sequential(*(_Group(steps[i], steps[i + 1]) for i in range(len(widths))))
@@ -70,9 +71,7 @@ class _Group(nn.Sequential):
         first, second = (nn.Conv2d(width, outgoing, 3, padding=1, bias=False) for width in (incoming, outgoing))
         for conv in (first, second):
             nn.init.dirac_(conv.weight[: conv.in_channels].detach())
-        super().__init__(
-            first, nn.MaxPool2d(2), _norm(outgoing), nn.ReLU(), second, _norm(outgoing), nn.ReLU(),
-        )
+        super().__init__(first, nn.MaxPool2d(2), _norm(outgoing), nn.ReLU(), second, _norm(outgoing), nn.ReLU())
 
 
 def _norm(width: int) -> nn.BatchNorm2d:

@@ -6,5 +6,8 @@ from typing import Any
 from training.recipe import Recipe
 from training.recipes.camvid_segmenter import CamvidSegmenter
 from training.recipes.cifar10_classifier import Cifar10Classifier
+from training.recipes.cifar10_generator import Cifar10Generator
 
-RECIPES: Mapping[str, Recipe[Any]] = {recipe.name: recipe for recipe in (Cifar10Classifier(), CamvidSegmenter())}
+RECIPES: Mapping[str, Recipe[Any]] = {
+    recipe.name: recipe for recipe in (Cifar10Classifier(), CamvidSegmenter(), Cifar10Generator())
+}

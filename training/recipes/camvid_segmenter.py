@@ -39,7 +39,7 @@ CLASSES = len(camvid.CLASSES)
 class SegmenterHyper(Hyper):
     """What was chosen."""
 
-    epochs: int = 160
+    epochs: int = 120
     batch_size: int = 8
     lr: float = 2e-3
     weight_decay: float = 0.02
@@ -74,8 +74,9 @@ class SegmenterLoop(LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Let the average follow."""
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Let the average follow at once: checkpoints are written before `on_train_batch_end` reaches this module."""
+        super().optimizer_step(*arguments, **named)
         self.average.follow(self.network)
 
     def on_validation_epoch_start(self) -> None:

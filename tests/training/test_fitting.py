@@ -1,0 +1,83 @@
+"""Fitting: real tiny runs, interrupted and resumed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY, Fit, PowerCut
+from training.data.feed import Draw, Feed
+from training.run import Run, RunRefused
+
+
+@pytest.mark.parametrize("steps", [3, 6, 8])
+def test_a_resumed_classifier_ends_with_the_weights_of_an_uninterrupted_run(
+    steps: int, fit_tiny: Fit, tiny_runs: dict[str, Run], tmp_path: Path
+) -> None:
+    _check_resumed("cifar10-classifier", steps, fit_tiny, tiny_runs, tmp_path)
+
+
+@pytest.mark.parametrize(("name", "steps"), [("camvid-segmenter", 2), ("cifar10-generator", 8)])
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(
+    name: str, steps: int, fit_tiny: Fit, tiny_runs: dict[str, Run], tmp_path: Path
+) -> None:
+    _check_resumed(name, steps, fit_tiny, tiny_runs, tmp_path)
+
+
+def _check_resumed(name: str, steps: int, fit_tiny: Fit, runs: dict[str, Run], folder: Path) -> None:
+    with pytest.raises(PowerCut):
+        fit_tiny(name, folder, stop_before=steps)
+    assert not Run(folder).read()["finished"]
+    resumed = fit_tiny(name, folder, resume=True)
+    assert resumed.read()["finished"]
+    expected, found = runs[name].weights(), resumed.weights()
+    assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_run_writes_only_below_its_folder(
+    name: str, fit_tiny: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    run = fit_tiny(name, tmp_path / "run")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+    assert run.checkpoint.is_file()
+    assert list((run.folder / "tensorboard").glob("events*"))
+
+
+def test_a_run_is_not_begun_over_another(tiny_runs: dict[str, Run]) -> None:
+    run = tiny_runs["camvid-segmenter"]
+    with pytest.raises(RunRefused, match="already holds a run"):
+        run.begin("camvid-segmenter", run.read()["hyper"], "again", resume=False)
+
+
+def test_a_run_is_not_resumed_with_other_hyper_parameters(tiny_runs: dict[str, Run]) -> None:
+    run = tiny_runs["camvid-segmenter"]
+    with pytest.raises(RunRefused, match="started with other values of lr"):
+        run.begin("camvid-segmenter", run.read()["hyper"] | {"lr": 5.0}, "again", resume=True)
+
+
+def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
+    with pytest.raises(RunRefused, match="no checkpoint to resume from"):
+        Run(tmp_path).begin("camvid-segmenter", {}, "again", resume=True)
+
+
+def test_a_feed_shows_every_row_once_an_epoch_in_an_order_of_its_own() -> None:
+    feed = Feed(10, 3, seed=0, make=lambda draw: draw.rows.tolist())
+    first, second = list(feed), list(feed)
+    assert len(first) == len(feed) == 3
+    assert len({row for batch in first for row in batch}) == 9
+    assert first != second
+
+
+def test_a_feed_goes_on_where_its_state_was_taken() -> None:
+    def make(draw: Draw) -> list[float]:
+        return torch.rand(len(draw.rows), generator=draw.random).tolist()
+
+    feed, other = Feed(10, 3, seed=0, make=make), Feed(10, 3, seed=0, make=make)
+    batches = iter(feed)
+    next(batches)
+    other.load_state_dict(feed.state_dict())
+    assert list(batches) == list(other)
