@@ -1,0 +1,16 @@
+"""What tests of several folders share: a folder of tiny real models."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.make_models import make_classifier, make_generator, make_segmenter
+
+
+@pytest.fixture(scope="session")
+def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder with one classifier, one segmenter and one generator."""
+    root = tmp_path_factory.mktemp("models")
+    for make in (make_classifier, make_segmenter, make_generator):
+        make(root)
+    return root

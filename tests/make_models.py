@@ -1,0 +1,160 @@
+"""Tiny models for tests: real ONNX files of a few KB that obey the contract, with arithmetic that a test can redo.
+
+A picture is `red` where red is its largest channel, and so on; nothing here was trained.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto, TensorProto, helper, numpy_helper
+
+from app.manifest import CARD, GRAPH, LABELS, ImageInput, Manifest, digest_files, write_manifest
+
+COLOURS = ("red", "green", "blue")
+SHARPNESS = 8.0
+"""Logits are this many times a channel's mean, 0 to 1."""
+
+
+def make_classifier(
+    root: Path,
+    name: str = "tiny-classifier",
+    version: int = 1,
+    size: int = 8,
+    labels: tuple[str, ...] = COLOURS,
+    **manifest: Any,
+) -> Path:
+    """Probabilities are the softmax of each colour's mean; label `i` stands for channel `i % 3`."""
+    weights = np.zeros((3, len(labels)), dtype=np.float32)
+    for index in range(len(labels)):
+        weights[index % 3, index] = SHARPNESS / (1 + index // 3)
+    nodes = [
+        *_scaled(),
+        helper.make_node("ReduceMean", ["x"], ["means"], axes=[1, 2], keepdims=0),
+        helper.make_node("MatMul", ["means", "weights"], ["logits"]),
+        helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        helper.make_node("Add", ["means", "little"], ["not_zero"]),
+        helper.make_node("LpNormalization", ["not_zero"], ["embedding"], axis=1, p=2),
+        helper.make_node("ArgMax", ["logits"], ["top"], axis=1, keepdims=0),
+        helper.make_node("Gather", ["channel", "top"], ["chosen"], axis=0),
+        helper.make_node("Mul", ["x", "chosen"], ["seen"]),
+        helper.make_node("ReduceSum", ["seen", "last"], ["cam"], keepdims=0),
+        helper.make_node("ReduceLogSumExp", ["logits"], ["lse"], axes=[1], keepdims=0),
+        helper.make_node("Neg", ["lse"], ["energy"]),
+    ]
+    channel = np.stack([np.eye(3, dtype=np.float32)[index % 3] for index in range(len(labels))])
+    constants = {
+        "weights": weights,
+        "little": np.float32([0.01]),
+        "channel": channel.reshape(len(labels), 1, 1, 3),
+        "last": np.int64([3]),
+    }
+    outputs = {
+        "probabilities": (TensorProto.FLOAT, ["N", len(labels)]),
+        "embedding": (TensorProto.FLOAT, ["N", 3]),
+        "cam": (TensorProto.FLOAT, ["N", size, size]),
+        "energy": (TensorProto.FLOAT, ["N"]),
+    }
+    graph = _graph(nodes, _picture(size), outputs, constants)
+    return _write(root, graph, labels, name=name, version=version, task="classify", image=_input(size), **manifest)
+
+
+def make_segmenter(
+    root: Path,
+    name: str = "tiny-segmenter",
+    version: int = 1,
+    size: int = 8,
+    labels: tuple[str, ...] = COLOURS,
+    **manifest: Any,
+) -> Path:
+    """Each pixel has the label of its largest channel, the first of equal ones."""
+    nodes = [
+        *_scaled(),
+        helper.make_node("ArgMax", ["x"], ["largest"], axis=3, keepdims=0),
+        helper.make_node("Cast", ["largest"], ["mask"], to=TensorProto.UINT8),
+        helper.make_node("ReduceMax", ["x"], ["value"], axes=[3], keepdims=0),
+        helper.make_node("Mul", ["value", "full"], ["bytes"]),
+        helper.make_node("Cast", ["bytes"], ["confidence"], to=TensorProto.UINT8),
+    ]
+    outputs = {output: (TensorProto.UINT8, ["N", size, size]) for output in ("mask", "confidence")}
+    graph = _graph(nodes, _picture(size), outputs, {})
+    return _write(root, graph, labels, name=name, version=version, task="segment", image=_input(size), **manifest)
+
+
+def make_generator(
+    root: Path,
+    name: str = "tiny-generator",
+    version: int = 1,
+    size: int = 8,
+    labels: tuple[str, ...] = COLOURS,
+    latent: int = 4,
+    **manifest: Any,
+) -> Path:
+    """A convolution over `z` spread along fixed waves; class `i` brightens channel `i % 3`."""
+    random = np.random.default_rng(0)
+    tint = np.stack([4 * np.eye(3, dtype=np.float32)[index % 3] - 2 for index in range(len(labels))])
+    nodes = [
+        helper.make_node("Unsqueeze", ["z", "sides"], ["column"]),
+        helper.make_node("Mul", ["column", "waves"], ["spread"]),
+        helper.make_node("Conv", ["spread", "kernel"], ["drawn"], pads=[1, 1, 1, 1]),
+        helper.make_node("Gather", ["tint", "class"], ["colour"], axis=0),
+        helper.make_node("Add", ["drawn", "colour"], ["tinted"]),
+        helper.make_node("Sigmoid", ["tinted"], ["shares"]),
+        helper.make_node("Mul", ["shares", "full"], ["levels"]),
+        helper.make_node("Cast", ["levels"], ["planes"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["planes"], ["image"], perm=[0, 2, 3, 1]),
+    ]
+    constants = {
+        "sides": np.int64([2, 3]),
+        "waves": random.standard_normal((1, latent, size, size), dtype=np.float32),
+        "kernel": 0.3 * random.standard_normal((3, latent, 3, 3), dtype=np.float32),
+        "tint": tint.reshape(len(labels), 3, 1, 1),
+    }
+    inputs = {"z": (TensorProto.FLOAT, ["N", latent]), "class": (TensorProto.INT64, ["N"])}
+    graph = _graph(nodes, inputs, {"image": (TensorProto.UINT8, ["N", size, size, 3])}, constants)
+    return _write(root, graph, labels, name=name, version=version, task="generate", **manifest)
+
+
+def _picture(size: int) -> dict[str, Any]:
+    return {"image": (TensorProto.UINT8, ["N", size, size, 3])}
+
+
+def _input(size: int) -> ImageInput:
+    return ImageInput(width=size, height=size)
+
+
+def _scaled() -> list[Any]:
+    return [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Div", ["levels", "full"], ["x"]),
+    ]
+
+
+def _graph(
+    nodes: list[Any], inputs: dict[str, Any], outputs: dict[str, Any], constants: dict[str, np.ndarray]
+) -> ModelProto:
+    values = {"full": np.float32([255]), **constants}
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info(name, *kind) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info(name, *kind) for name, kind in outputs.items()],
+        [numpy_helper.from_array(value, name) for name, value in values.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def _write(root: Path, graph: ModelProto, labels: tuple[str, ...], **manifest: Any) -> Path:
+    folder = root / manifest["name"] / str(manifest["version"])
+    folder.mkdir(parents=True)
+    (folder / GRAPH).write_bytes(graph.SerializeToString())
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    (folder / CARD).write_text(f"# {manifest['name']}\n\nArithmetic for tests.\n", encoding="utf-8")
+    facts = {
+        "description": f"Tells {', '.join(labels[:3])} apart by arithmetic",
+        "licence": "Apache-2.0",
+        "created": "2026-01-01T00:00:00Z",
+        **manifest,
+    }
+    write_manifest(folder, Manifest(files=digest_files(folder), **facts))
+    return folder
