@@ -1,6 +1,7 @@
 """The command line: `imago serve`, `imago check`, `imago list`. Each setting is a flag of all three."""
 
 import asyncio
+import signal
 import sys
 from typing import Annotated, Any
 
@@ -39,6 +40,9 @@ def serve(settings: Settings) -> None:
         timeout_graceful_shutdown=settings.drain_seconds,
     )
     server = _Announcing(config)
+    # uvicorn drains on these signals and raises them again at its end: a stop that was asked for is a success.
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(asked, lambda *_: sys.exit(0))
     server.run()
     if not server.started:
         raise typer.Exit(3)

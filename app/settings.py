@@ -22,7 +22,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
-    models: Path = Field(Path("models"), description="Folder of models: <name>/<version>/manifest.json.")
+    models: Path = Field(Path("models"), description="Folder of models: NAME/VERSION/manifest.json.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of one session; 0 for one a core.")
     replicas: int = Field(1, ge=1, le=64, description="Sessions of one model, unless its serving.toml says.")

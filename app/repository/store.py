@@ -48,7 +48,7 @@ def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
         InvalidSettings: `root` is no folder.
     """
     if not root.is_dir():
-        raise InvalidSettings(f"models: {str(root)!r} is no folder; name the one that holds <model>/<version>/.")
+        raise InvalidSettings(f"models: {str(root)!r} is no folder; name the one that holds NAME/VERSION/.")
     found: dict[str, ModelFolder | InvalidModel] = {}
     for path in sorted(root.iterdir()):
         if not path.is_dir() or not re.fullmatch(NAME, path.name):

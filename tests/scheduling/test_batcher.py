@@ -15,6 +15,7 @@ from app.telemetry.metrics import Metrics
 from app.tensors import Tensors
 
 POISON = 666.0
+DEFAULT = Limits()
 
 
 class GatedSession:
@@ -39,7 +40,7 @@ class GatedSession:
 
 @asynccontextmanager
 async def batcher_of(
-    *sessions: object, limits: Limits = Limits(), clock: Callable[[], float] | None = None
+    *sessions: object, limits: Limits = DEFAULT, clock: Callable[[], float] | None = None
 ) -> AsyncIterator[Batcher]:
     lane: Lane[Ticket] = Lane(limits)
     extra = {} if clock is None else {"clock": clock}

@@ -1,0 +1,188 @@
+"""`Registry` loads what it can, says why it cannot load the rest, and answers who serves."""
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from app.errors import ModelNotFound, NotReady, WrongTask
+from app.imaging.codec import Decoder
+from app.repository.registry import Registry
+from app.servable import Resources
+from app.telemetry.metrics import Metrics
+from tests.make_models import make_classifier, make_generator, make_segmenter
+
+
+def with_registry(
+    root: Path, check: Callable[[Registry], Awaitable[None] | None], defaults: dict[str, str] | None = None
+) -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            registry = Registry(root, Resources(Decoder(), pool, Metrics(), threads=1), defaults or {})
+            await registry.load_all()
+            try:
+                outcome = check(registry)
+                if outcome is not None:
+                    await outcome
+            finally:
+                await registry.close()
+
+    asyncio.run(scenario())
+
+
+def test_each_task_finds_its_model(tmp_path: Path) -> None:
+    for make in (make_classifier, make_segmenter, make_generator):
+        make(tmp_path)
+
+    def check(registry: Registry) -> None:
+        assert [registry.get(kind).task.kind for kind in ("classify", "segment", "generate")] == [
+            "classify", "segment", "generate",
+        ]  # fmt: skip
+
+    with_registry(tmp_path, check)
+
+
+def test_without_a_name_the_first_model_by_name_answers(tmp_path: Path) -> None:
+    make_classifier(tmp_path, name="beta")
+    make_classifier(tmp_path, name="alpha")
+    with_registry(tmp_path, lambda registry: _named(registry, "alpha"))
+
+
+def test_the_operator_s_default_answers_instead(tmp_path: Path) -> None:
+    make_classifier(tmp_path, name="beta")
+    make_classifier(tmp_path, name="alpha")
+    with_registry(tmp_path, lambda registry: _named(registry, "beta"), {"classify": "beta"})
+
+
+def _named(registry: Registry, name: str) -> None:
+    assert registry.get("classify").manifest.name == name
+    default = registry.default("classify")
+    assert default is not None
+    assert default.manifest.name == name
+
+
+def test_the_newest_version_answers_and_older_ones_by_number(tmp_path: Path) -> None:
+    for version in (1, 2):
+        make_classifier(tmp_path, version=version)
+    (tmp_path / "tiny-classifier" / "serving.toml").write_text('versions = "all"\n')
+
+    def check(registry: Registry) -> None:
+        assert registry.get("classify", "tiny-classifier").manifest.version == 2
+        assert registry.get("classify", "tiny-classifier", 1).manifest.version == 1
+
+    with_registry(tmp_path, check)
+
+
+def test_what_is_not_there_is_not_found(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+
+    def check(registry: Registry) -> None:
+        for name, version in (("nobody", None), ("tiny-classifier", 9)):
+            with pytest.raises(ModelNotFound):
+                registry.get("classify", name, version)
+        with pytest.raises(ModelNotFound):
+            registry.get("segment")
+
+    with_registry(tmp_path, check)
+
+
+def test_a_model_of_another_task_says_which(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+
+    def check(registry: Registry) -> None:
+        with pytest.raises(WrongTask, match="is for the task 'classify'"):
+            registry.get("segment", "tiny-classifier")
+
+    with_registry(tmp_path, check)
+
+
+def test_before_loading_ended_nobody_answers_yet(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            registry = Registry(tmp_path, Resources(Decoder(), pool, Metrics()), {})
+            with pytest.raises(NotReady, match="being loaded"):
+                registry.get("classify")
+
+    asyncio.run(scenario())
+
+
+def damage_graph(version: Path) -> None:
+    (version / "model.onnx").write_bytes((version / "model.onnx").read_bytes()[:-10])
+
+
+def damage_labels(version: Path) -> None:
+    (version / "labels.txt").write_text("forged\n")
+
+
+def damage_manifest(version: Path) -> None:
+    (version / "manifest.json").write_text("{")
+
+
+def rename_model(version: Path) -> None:
+    path = version / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "name": "somebody-else"}))
+
+
+def unknown_task(version: Path) -> None:
+    path = version / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "task": "juggle"}))
+
+
+def remove_graph(version: Path) -> None:
+    (version / "model.onnx").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "sentence"),
+    [
+        (damage_graph, "is not the file that was exported"),
+        (damage_labels, "labels.txt is not the file that was exported"),
+        (damage_manifest, "is not JSON"),
+        (rename_model, "holds the manifest of somebody-else/1"),
+        (unknown_task, "Task 'juggle' is unknown"),
+        (remove_graph, "model.onnx cannot be read"),
+    ],
+)
+def test_a_damaged_version_is_kept_with_its_reason_and_the_others_serve(
+    tmp_path: Path, damage: Callable[[Path], None], sentence: str
+) -> None:
+    make_segmenter(tmp_path)
+    damage(make_classifier(tmp_path))
+
+    def check(registry: Registry) -> None:
+        broken, whole = registry.entries()
+        assert (broken.state, whole.state) == ("failed", "ready")
+        assert sentence in broken.reason
+        assert str(tmp_path) not in broken.reason
+        with pytest.raises(NotReady):
+            registry.get("classify", "tiny-classifier")
+
+    with_registry(tmp_path, check)
+
+
+def test_loaded_models_are_counted(tmp_path: Path) -> None:
+    make_segmenter(tmp_path)
+    damage_graph(make_classifier(tmp_path))
+    metrics = Metrics()
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            registry = Registry(tmp_path, Resources(Decoder(), pool, metrics, threads=1), {})
+            await registry.load_all()
+            assert metrics.registry.get_sample_value("imago_models_loaded") == 1
+            await registry.close()
+            assert metrics.registry.get_sample_value("imago_models_loaded") == 0
+
+    asyncio.run(scenario())
+
+
+def test_a_registry_says_its_state(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+
+    def check(registry: Registry) -> None:
+        assert repr(registry) == f"<Registry {tmp_path.name}: tiny-classifier/1 ready>"
+
+    with_registry(tmp_path, check)

@@ -1,0 +1,151 @@
+"""`Servable`: one version from its folder to its answers, on a real, tiny graph."""
+
+import asyncio
+import io
+from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import InvalidModel, Overloaded
+from app.imaging.codec import Decoder, encode_png
+from app.manifest import ServingConfig
+from app.runtime.function import FunctionSession
+from app.servable import INLINE_PIXELS, Resources, Servable, open_servable, warm_up
+from app.tasks.classify import ClassifyOptions
+from app.tasks.generate import GenerateOptions
+from app.telemetry.metrics import Metrics
+from app.tensors import TensorSpec
+from tests.make_models import make_classifier, make_generator
+
+FOREVER = 1e12
+DEFAULT = ServingConfig()
+
+
+def serving(folder: Path, use: Callable[[Servable], Awaitable[None]], config: ServingConfig = DEFAULT) -> Metrics:
+    metrics = Metrics()
+
+    async def scenario() -> None:
+        with ThreadPoolExecutor(1) as pool:
+            servable = await open_servable(folder, config, Resources(Decoder(), pool, metrics, threads=1))
+            try:
+                await use(servable)
+            finally:
+                await servable.close()
+
+    asyncio.run(scenario())
+    return metrics
+
+
+def scores(answer: object) -> dict[str, float]:
+    assert isinstance(answer, list)
+    return {entry["label"]: entry["probability"] for entry in answer[0]["labels"]}
+
+
+def picture(value: int, side: int = 8) -> bytes:
+    return encode_png(np.full((side, side, 3), value, np.uint8))
+
+
+def test_a_crowd_gets_the_answers_that_each_would_get_alone(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        alone = [(await servable.predict(picture(v), ClassifyOptions(), FOREVER)).answer for v in range(0, 250, 10)]
+        crowd = await asyncio.gather(
+            *(servable.predict(picture(v), ClassifyOptions(), FOREVER) for v in range(0, 250, 10))
+        )
+        assert [scores(one.answer) for one in crowd] == [pytest.approx(scores(one), abs=1e-4) for one in alone]
+
+    metrics = serving(make_classifier(tmp_path), use)
+    labels = {"task": "classify", "model": "tiny-classifier"}
+    rows = metrics.registry.get_sample_value("imago_batch_size_sum", labels)
+    runs = metrics.registry.get_sample_value("imago_batch_size_count", labels)
+    assert rows == 50
+    assert runs is not None
+    assert runs < 50
+
+
+def test_more_rows_than_a_batch_holds_come_back_in_order(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        whole = (await servable.predict(None, GenerateOptions(count=11, seed=5), FOREVER)).answer
+        assert isinstance(whole, list)
+        assert [one["index"] for one in whole] == list(range(11))
+        last = (await servable.predict(None, GenerateOptions(count=1, seed=5, index=10), FOREVER)).answer
+        assert isinstance(last, list)
+        assert last[0]["image"] == whole[10]["image"]
+
+    serving(make_generator(tmp_path), use, ServingConfig(max_batch_size=4))
+
+
+def test_a_large_picture_is_answered_as_a_small_one(tmp_path: Path) -> None:
+    side = int(INLINE_PIXELS**0.5) * 2
+
+    async def use(servable: Servable) -> None:
+        small = await servable.predict(picture(100), ClassifyOptions(), FOREVER)
+        large = await servable.predict(picture(100, side), ClassifyOptions(), FOREVER)
+        assert scores(large.answer) == pytest.approx(scores(small.answer), abs=1e-4)
+
+    serving(make_classifier(tmp_path), use)
+
+
+def test_a_refused_request_is_refused_before_its_picture_is_decoded(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        servable._batcher.lane.learn(1, 1000.0)
+        waiting = asyncio.ensure_future(servable.predict(picture(1), ClassifyOptions(), FOREVER))
+        await asyncio.sleep(0)
+        assert servable._batcher.lane.waiting
+        with pytest.raises(Overloaded):
+            await servable.predict(b"no picture at all", ClassifyOptions(), FOREVER)
+        await waiting
+
+    serving(make_classifier(tmp_path), use)
+
+
+def test_warm_up_measures_each_batch_size(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        assert list(servable.batch_seconds) == [1, 2, 4, 6]
+        assert all(seconds > 0 for seconds in servable.batch_seconds.values())
+
+    serving(make_classifier(tmp_path), use, ServingConfig(max_batch_size=6))
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        (lambda x: np.full((len(x), 1), np.nan, np.float32), "finite"),
+        (lambda x: np.zeros((len(x) + 1, 1), np.float32), "finite rows"),
+        (lambda x: 1 / 0, "fails on noise: division by zero"),
+    ],
+)
+def test_a_session_whose_answers_to_noise_are_useless_is_not_served(
+    answer: Callable[[object], object], sentence: str
+) -> None:
+    spec = TensorSpec("x", np.dtype(np.float32), (None, 2))
+    session = FunctionSession(lambda tensors: {"y": answer(tensors["x"])}, (spec,), (spec,))  # type: ignore[dict-item]
+    with pytest.raises(InvalidModel, match=sentence):
+        warm_up(session, 4)
+
+
+def test_replicas_are_sessions_of_their_own(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        assert len({id(session) for session in servable.sessions}) == 3
+        await asyncio.gather(*(servable.predict(picture(v), ClassifyOptions(), FOREVER) for v in range(20)))
+
+    serving(make_classifier(tmp_path), use, ServingConfig(replicas=3))
+
+
+def test_the_heat_map_is_drawn_over_the_picture_in_its_own_size(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        drawn = (await servable.predict(picture(100, 40), ClassifyOptions(), FOREVER, as_picture=True)).answer
+        assert isinstance(drawn, bytes)
+        assert Image.open(io.BytesIO(drawn), formats=["PNG"]).size == (40, 40)
+
+    serving(make_classifier(tmp_path), use)
+
+
+def test_a_servable_says_its_state(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        assert repr(servable) == "<Servable classify <Batcher tiny-classifier/1: 0 waiting, 0 running>>"
+
+    serving(make_classifier(tmp_path), use)

@@ -1,0 +1,60 @@
+"""Settings come from flags and `IMAGO_*`, and what is unknown is refused by name."""
+
+import pytest
+
+from app.errors import InvalidSettings
+from app.settings import FORMATS, load_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("IMAGO_PORT", "IMAGO_FORMATS", "IMAGO_DEFAULT_MODELS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_a_variable_sets_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGO_PORT", "8199")
+    assert load_settings({}).port == 8199
+
+
+def test_a_flag_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGO_PORT", "8199")
+    assert load_settings({"port": "8300"}).port == 8300
+
+
+def test_an_unknown_variable_is_refused_and_the_nearest_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMAGO_PROT", "1")
+    with pytest.raises(InvalidSettings, match="IMAGO_PROT in the environment is unknown; did you mean 'IMAGO_PORT'"):
+        load_settings({})
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ({"port": "x"}, "port: Input should be a valid integer"),
+        ({"port": "70000"}, "port: Input should be less than or equal to 65535"),
+        ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda'"),
+        ({"formats": "png,jpg"}, "formats: 'jpg' is no format; did you mean 'jpeg'"),
+        ({"default_models": "classify"}, "default_models: write task=model"),
+        ({"max_pixels": "100000000"}, "max_pixels: Input should be less than or equal to 89478485"),
+        ({"prot": "1"}, "'prot' is unknown; did you mean 'port'"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_refused_with_its_setting(flags: dict[str, str], sentence: str) -> None:
+    with pytest.raises(InvalidSettings, match=sentence):
+        load_settings(flags)
+
+
+def test_lists_are_separated_by_commas() -> None:
+    settings = load_settings({"formats": "png, GIF", "default_models": "classify=a, segment=b"})
+    assert settings.formats == ("png", "gif")
+    assert settings.default_models == {"classify": "a", "segment": "b"}
+
+
+def test_all_formats_can_be_switched_on() -> None:
+    assert load_settings({"formats": ",".join(FORMATS)}).formats == FORMATS
+
+
+def test_settings_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings({}).port = 1
