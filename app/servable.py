@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from app.errors import InvalidModel
-from app.imaging.codec import Decoder, Picture
+from app.imaging.codec import Decoder
 from app.manifest import GRAPH, LABELS, Manifest, ServingConfig, read_labels, read_manifest, read_verified
 from app.runtime import Device, Session, open_session
 from app.scheduling.batcher import Batcher, Ticket
@@ -25,7 +25,8 @@ from app.telemetry.metrics import Metrics
 from app.tensors import Tensor, Tensors, TensorSpec, split, stack
 
 INLINE_PIXELS = 128 * 128
-"""Up to here a picture is decoded where it is: that takes less than the 60-100 us of a hop to a thread and back."""
+"""Up to here work on a picture stays on the event loop: preparing one of this size costs two hops to a thread and back
+(83 us against 40 us, `benchmarks/decode_hop.py` on two shared cores), and a thread would add one."""
 
 Clock = Callable[[], float]
 Result = TypeVar("Result")
@@ -111,12 +112,14 @@ class Servable:
         options = self.task.settle(options)
         picture = None if data is None else self._decoder.open(data)
         begun = self._clock()
-        prepared = await self._near(picture, lambda: self.task.prepare(picture, options))
+        shown = picture.pixels if picture else 0
+        prepared = await self._near(shown, lambda: self.task.prepare(picture, options))
         decoded = self._clock()
         outputs, queued, ran = await self._infer(prepared.tensors, deadline)
         inferred = self._clock()
         finish = self.task.draw if as_picture else self.task.interpret
-        answer = await self._near(picture, lambda: finish(outputs, prepared, options))
+        size = max([shown if as_picture else 0, *(array.size for array in outputs.values())])
+        answer = await self._near(size, lambda: finish(outputs, prepared, options))
         timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
         self._metrics.decode.observe(timings.decode)
         self._metrics.encode.observe(timings.encode)
@@ -128,9 +131,9 @@ class Servable:
         for session in self.sessions:
             session.close()
 
-    async def _near(self, picture: Picture | None, work: Callable[[], Result]) -> Result:
-        """Work on a picture: here while it is small, in the pool when it is not."""
-        if picture is None or picture.pixels <= INLINE_PIXELS:
+    async def _near(self, pixels: int, work: Callable[[], Result]) -> Result:
+        """Work on so many pixels: here while they are few, in the pool when they are not."""
+        if pixels <= INLINE_PIXELS:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 

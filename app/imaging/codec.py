@@ -152,8 +152,9 @@ def _open(data: bytes, kind: str) -> ImageFile.ImageFile:
 
 
 def _orientation(opened: ImageFile.ImageFile) -> int:
-    """The EXIF orientation (CIPA DC-008, tag 0x0112), 1 where there is none or it cannot be read."""
-    if not (opened.info.keys() & {"exif", "Raw profile type exif"}) and opened.format != "TIFF":
+    """The EXIF orientation (CIPA DC-008, tag 0x0112), 1 where there is none, it cannot be read or is not ours to apply:
+    Pillow turns TIFF pictures itself."""
+    if opened.format == "TIFF" or not opened.info.keys() & {"exif", "Raw profile type exif"}:
         return 1
     try:
         value = opened.getexif().get(_ORIENTATION, 1)
@@ -164,7 +165,7 @@ def _orientation(opened: ImageFile.ImageFile) -> int:
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     image.load()
-    if image.mode == "RGB":
+    if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise UnsupportedImage("Pictures of floating point pixels have no defined range: send 8 or 16 bits a channel.")
@@ -178,6 +179,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     """16-bit grey to 8 bits by its high byte, as libpng's `png_set_strip_16` does; Pillow's own `convert` clips."""
     values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    values[values == image.info.get("transparency", -1)] = 65535
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
 

@@ -9,6 +9,10 @@ from app.errors import BackendMissing, InvalidModel
 from app.runtime.base import Device
 from app.tensors import Tensors, TensorSpec
 
+# Since 1.29 ONNX Runtime reports to Microsoft unless told otherwise before its library is loaded (microsoft/onnxruntime
+# #27379): digests and names of models included. What runs here is nobody else's business; who disagrees sets it to 0.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+
 try:
     import onnxruntime as ort
 except ImportError:  # the base install has no inference library: it comes with an extra
