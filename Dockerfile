@@ -1,0 +1,48 @@
+# The service with its models. `docker build -t imago .`, or with --build-arg RUNTIME=gpu for CUDA.
+# Debian slim and not Alpine: onnxruntime has no wheels for musl.
+ARG BASE=python:3.13-slim-trixie
+
+FROM ${BASE} AS build
+ARG RUNTIME=cpu
+# pip works from a virtual environment of its own, so that none is left in the one that is shipped.
+RUN python3 -m venv /pip && python3 -m venv --without-pip /venv
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /src
+# The libraries first and alone: a change of the code leaves this layer, nearly all of the image, as it is.
+COPY pyproject.toml ./
+RUN python3 -c "import tomllib; \
+project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
+print(*project['dependencies'], *project['optional-dependencies']['${RUNTIME}'], sep='\n')" >requirements.txt \
+ && /pip/bin/pip --python /venv/bin/python install -r requirements.txt
+COPY README.md LICENSE ./
+COPY app app
+# Training is not shipped, so neither is its command.
+RUN /pip/bin/pip --python /venv/bin/python install --no-deps . \
+ && rm /venv/bin/imago-train
+
+FROM ${BASE}
+LABEL org.opencontainers.image.title="imago" \
+      org.opencontainers.image.description="Self-hosted Model-as-a-Service for images" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /venv /venv
+COPY models /models
+# Nothing is written while serving: neither bytecode (pip has compiled it) nor temporary files.
+ENV PATH=/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    IMAGO_HOST=0.0.0.0 \
+    IMAGO_PORT=8000 \
+    IMAGO_MODELS=/models \
+    IMAGO_LOG_FORMAT=json
+# A number and not a name: Kubernetes' runAsNonRoot can check only that.
+USER 10001:10001
+WORKDIR /models
+EXPOSE 8000
+# No curl here, and no urllib.request, which would ask a proxy named in the environment.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python3", "-c", "\
+import http.client, os, sys; \
+asked = http.client.HTTPConnection('127.0.0.1', int(os.environ['IMAGO_PORT']), timeout=4); \
+asked.request('GET', '/readyz'); \
+sys.exit(asked.getresponse().status != 200)"]
+ENTRYPOINT ["imago"]
+CMD ["serve"]
