@@ -1,5 +1,7 @@
 """The model card, README.md of a version: what it is, from what it was made, what it scores, what it is not for."""
 
+import json
+
 from app.manifest import Manifest
 from training.recipe import Card
 
@@ -20,8 +22,8 @@ def write_card(card: Card, manifest: Manifest, pictures: tuple[str, ...]) -> str
         "",
         "## Figures",
         "",
-        f"Printed by `{training['verify']}`; computed from the encoded pictures through the server's own decoder, task",
-        "and session.",
+        f"Printed by `{training['verify']}`; computed from the bytes of encoded pictures through the server's own",
+        "decoder, task and session.",
         "",
         *_table("metric", "value", {name: f"{value:.4f}" for name, value in manifest.metrics.items()}),
         "",
@@ -33,11 +35,11 @@ def write_card(card: Card, manifest: Manifest, pictures: tuple[str, ...]) -> str
         "",
         f"`{training['command']}`, then `{training['export']}`.",
         "",
-        *_table("", "", {name: str(value) for name, value in training.items() if name not in _SHOWN}),
+        *_table("what", "value", {name: _plain(value) for name, value in training.items() if name not in _SHOWN}),
         "",
         "## Data",
         "",
-        *_table("", "", {name: str(value) for name, value in manifest.data.items()}),
+        *_table("what", "value", {name: _plain(value) for name, value in manifest.data.items()}),
         "",
         *(f"![{name}]({name})" for name in pictures),
     ]
@@ -45,6 +47,10 @@ def write_card(card: Card, manifest: Manifest, pictures: tuple[str, ...]) -> str
 
 
 _SHOWN = ("command", "export", "verify")
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _table(left: str, right: str, rows: dict[str, str]) -> list[str]:

@@ -8,7 +8,7 @@ import time
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
 import lightning
 import torch
@@ -26,14 +26,18 @@ N = TypeVar("N", bound=torch.nn.Module)
 CHECKPOINT_EVERY = datetime.timedelta(minutes=2)
 
 
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0)]
+
+
 class Hyper(BaseModel):
     """Hyper-parameters that every recipe has; a recipe adds its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    epochs: int = Field(ge=1)
-    batch_size: int = Field(ge=2)
-    lr: float = Field(gt=0)
+    epochs: Count
+    batch_size: Count
+    lr: Rate
     seed: int = Field(default=0, ge=0)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
@@ -91,9 +95,9 @@ def _precision(hyper: Hyper) -> Literal["bf16-mixed", "32-true"]:
 
 
 def _ignore_advice() -> None:
-    """Lightning's advice about what is meant here: folders that exist, frozen parts, loaders that resume."""
+    """Lightning's advice about what is meant here: parts that are frozen, loaders that resume."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in ("Checkpoint directory .* exists", ".*LeafSpec", ".*in eval mode at the start", ".*mid-epoch", ".*num_workers"):
+    for message in (".*LeafSpec", ".*in eval mode at the start", ".*mid-epoch", ".*num_workers"):
         warnings.filterwarnings("ignore", message)
 
 

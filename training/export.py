@@ -43,8 +43,8 @@ def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int 
         raise ExportRefused(f"{run.folder} is a run of {record['recipe']}, not of {recipe.name}")
     home = models / recipe.name
     version = number or next_version(home)
-    graph = recipe.graph(recipe.hyper(**record["hyper"]), run.weights(), data)
-    examples = recipe.examples(data)
+    hyper = recipe.hyper(**record["hyper"])
+    graph, examples = recipe.graph(hyper, run.weights(), data), recipe.examples(hyper, data)
     content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
     agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
     manifest = _manifest(recipe.card, recipe.name, version, record, agreed)

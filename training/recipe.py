@@ -49,7 +49,7 @@ class Recipe(ABC, Generic[H]):
         """The graph to export, from a run's state dictionary."""
 
     @abstractmethod
-    def examples(self, data: Path) -> Arrays:
+    def examples(self, hyper: H, data: Path) -> Arrays:
         """Inputs of the graph made of real held-out items, for parity: at least two rows."""
 
     @abstractmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import (
+from tiny import (
     camvid_files,
     cifar_arrays,
     make_camvid_folders,
@@ -18,6 +18,7 @@ from conftest import (
     make_cifar_zips,
     png,
 )
+
 from training.data import BrokenData, camvid, cifar
 from training.data.pixels import decode
 

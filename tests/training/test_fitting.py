@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, Fit, PowerCut
+from tiny import TINY, Fit, PowerCut
+
 from training.data.feed import Draw, Feed
 from training.run import Run, RunRefused
 

@@ -23,7 +23,7 @@ from training.data import camvid
 from training.data.augment import jitter, zoom
 from training.data.feed import Draw, Feed, Slices
 from training.data.pixels import decode_labels
-from training.engine import Average, Hyper, Plan
+from training.engine import Average, Count, Hyper, Plan, Rate
 from training.metrics import confusion, intersection_over_union
 from training.networks.graphs import SegmentGraph, scaled
 from training.networks.segmenter import Segmenter
@@ -39,9 +39,9 @@ CLASSES = len(camvid.CLASSES)
 class SegmenterHyper(Hyper):
     """What was chosen."""
 
-    epochs: int = 120
-    batch_size: int = 8
-    lr: float = 2e-3
+    epochs: Count = 120
+    batch_size: Count = 8
+    lr: Rate = 2e-3
     weight_decay: float = 0.02
     warm_up: int = 100
     window: tuple[int, int] = (288, 384)
@@ -49,7 +49,7 @@ class SegmenterHyper(Hyper):
     colour: float = 0.3
     decay: float = 0.998
     width: int = 32
-    validate_every: int = 20
+    validate_every: Count = 20
 
 
 class SegmenterLoop(LightningModule):
@@ -141,7 +141,7 @@ class CamvidSegmenter(Recipe[SegmenterHyper]):
         network.load_state_dict(submodule(weights, "average.module"))
         return SegmentGraph(network.eval(), camvid.HEIGHT, camvid.WIDTH)
 
-    def examples(self, data: Path) -> Arrays:
+    def examples(self, hyper: SegmenterHyper, data: Path) -> Arrays:
         """Sixteen test images."""
         images, _ = load(data, "test")
         return {"image": images[:: max(1, len(images) // 16)][:16].numpy()}

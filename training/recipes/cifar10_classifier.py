@@ -23,7 +23,7 @@ from app.manifest import ImageInput
 from training.data import cifar
 from training.data.augment import flip_every_other, translate
 from training.data.feed import Draw, Feed, Slices
-from training.engine import Hyper, Plan
+from training.engine import Count, Hyper, Plan, Rate
 from training.metrics import accuracy, fit_temperature
 from training.networks.classifier import Classifier
 from training.networks.graphs import ClassifyGraph
@@ -38,11 +38,11 @@ from training.version import Version
 class ClassifierHyper(Hyper):
     """What was chosen; from airbench94, with the learning rate kept and the batch halved."""
 
-    epochs: int = 16
-    batch_size: int = 1000
-    lr: float = 0.2
-    head_lr: float = 0.05
-    bias_lr: float = 0.05
+    epochs: Count = 16
+    batch_size: Count = 1000
+    lr: Rate = 0.2
+    head_lr: Rate = 0.05
+    bias_lr: Rate = 0.05
     weight_decay: float = 0.01
     smoothing: float = 0.2
     shift: int = 2
@@ -156,7 +156,7 @@ class Cifar10Classifier(Recipe[ClassifierHyper]):
             logits = torch.cat([network(as_pictures(images[part])) for (part,) in Slices((rows,), 500)])
         return ClassifyGraph(network, fit_temperature(logits, labels[rows]))
 
-    def examples(self, data: Path) -> Arrays:
+    def examples(self, hyper: ClassifierHyper, data: Path) -> Arrays:
         """500 test images."""
         images, _ = load(data, "test")
         return {"image": images[:: max(1, len(images) // 500)].numpy()}

@@ -27,7 +27,7 @@ from training.data import cifar
 from training.data.augment import jitter, translate
 from training.data.feed import Draw, Feed
 from training.data.pixels import decode
-from training.engine import Average, Hyper, Plan
+from training.engine import Average, Count, Hyper, Plan, Rate
 from training.networks.classifier import Classifier
 from training.networks.critic import Critic
 from training.networks.generator import Generator
@@ -48,15 +48,15 @@ PER_CLASS = 100
 class GeneratorHyper(Hyper):
     """What was chosen."""
 
-    epochs: int = 12
-    batch_size: int = 64
-    lr: float = 3e-4
+    epochs: Count = 12
+    batch_size: Count = 64
+    lr: Rate = 3e-4
     latent: int = 128
     widths: tuple[int, int, int, int] = (256, 192, 96, 48)
     decay: float = 0.999
     shift: int = 4
     colour: float = 0.2
-    feature_epochs: int = 6
+    feature_epochs: Count = 6
     feature_widths: tuple[int, int, int] = (32, 128, 128)
     feature_seed: int = 1
 
@@ -150,10 +150,10 @@ class Cifar10Generator(Recipe[GeneratorHyper]):
         recount(network)
         return GenerateGraph(network.eval())
 
-    def examples(self, data: Path) -> Arrays:
+    def examples(self, hyper: GeneratorHyper, data: Path) -> Arrays:
         """64 latent vectors, classes in turn."""
         random = np.random.default_rng(0)
-        z = random.standard_normal((64, self.hyper().latent), np.float32)
+        z = random.standard_normal((64, hyper.latent), np.float32)
         return {"z": z, "class": np.arange(64) % CLASSES}
 
     def score(self, version: Version, data: Path) -> dict[str, float]:

@@ -1,0 +1,128 @@
+"""Small parts: schedules, augmentation, metrics, the whitening stem, the optimiser."""
+
+import pytest
+import torch
+
+from training.data.augment import flip_every_other, jitter, translate, zoom
+from training.engine import Average
+from training.metrics import accuracy, confusion, fit_temperature, intersection_over_union
+from training.networks.classifier import WhiteningStem
+from training.optimisers import Muon, orthogonal
+from training.schedules import cosine, triangle
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+def test_a_triangle_rises_to_its_peak_and_falls_to_nothing() -> None:
+    factor = triangle(100, 0.2)
+    values = [factor(step) for step in range(101)]
+    assert max(values) == pytest.approx(1)
+    assert values.index(max(values)) in (19, 20)
+    assert values[100] == 0
+
+
+def test_a_cosine_warms_up_and_ends_at_nothing() -> None:
+    factor = cosine(100, 10)
+    assert factor(0) < factor(5) < factor(10) == 1
+    assert factor(100) == pytest.approx(0)
+
+
+def test_each_picture_is_seen_both_ways_in_two_epochs() -> None:
+    images, rows = torch.rand(20, 3, 4, 4), torch.arange(20)
+    first, second = (flip_every_other(images, rows, epoch) for epoch in (0, 1))
+    torch.testing.assert_close(first, second.flip(-1))
+    mirrored = (first != images).flatten(1).any(1)
+    assert 0 < int(mirrored.sum()) < 20
+
+
+def test_translation_moves_by_at_most_its_reach_and_passes_gradients() -> None:
+    images = torch.zeros(64, 1, 9, 9, requires_grad=True)
+    spots = images + torch.nn.functional.pad(torch.ones(1, 1, 1, 1), (4, 4, 4, 4))
+    moved = translate(spots, 2, seeded())
+    places = moved.detach().flatten(1).argmax(1)
+    assert set((places // 9).tolist()) == {2, 3, 4, 5, 6}
+    moved.sum().backward()
+    assert images.grad is not None
+    assert float(images.grad.abs().sum()) > 0
+
+
+def test_a_zoomed_window_keeps_pictures_and_labels_together() -> None:
+    labels = torch.randint(0, 11, (8, 40, 60), generator=seeded()).to(torch.uint8)
+    labels = labels[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :40, :60]
+    images = labels[:, None].float().expand(-1, 3, -1, -1) / 11
+    windows, marks = zoom(images, labels, (32, 32), (0.5, 2.0), 11, seeded())
+    assert windows.shape == (8, 3, 32, 32)
+    inside = marks < 11
+    assert 0 < float(inside.float().mean()) < 1, "some windows reach beyond the picture"
+    agree = (windows[:, 0] * 11 - marks).abs()[inside] < 0.5
+    assert float(agree.float().mean()) > 0.6, "bilinear and nearest differ at edges only"
+
+
+def test_jitter_stays_in_range() -> None:
+    toned = jitter(torch.rand(16, 3, 8, 8, generator=seeded()), 0.5, seeded())
+    assert float(toned.min()) >= 0
+    assert float(toned.max()) <= 1
+
+
+def test_void_counts_neither_as_hit_nor_as_miss() -> None:
+    truth, found = torch.tensor([0, 0, 1, 11]), torch.tensor([0, 1, 1, 0])
+    matrix = confusion(found, truth, 3)
+    assert matrix.sum() == 3
+    ious = intersection_over_union(matrix)
+    assert ious[:2].tolist() == [0.5, 0.5]
+    assert bool(ious[2].isnan())
+
+
+def test_accuracy_is_a_share() -> None:
+    assert accuracy(torch.tensor([1, 2, 3, 4]), torch.tensor([1, 2, 3, 0])) == 0.75
+
+
+def test_a_temperature_undoes_overconfidence() -> None:
+    logits = torch.randn(4000, 5, generator=seeded())
+    labels = torch.distributions.Categorical(logits=logits).sample()
+    assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.1)
+
+
+def test_whitened_patches_are_uncorrelated() -> None:
+    pictures = torch.rand(200, 3, 8, 8, generator=seeded())
+    pictures = (pictures + pictures.mean(1, keepdim=True)) / 2
+    stem = WhiteningStem()
+    stem.fit(pictures, floor=0)
+    with torch.no_grad():
+        patches = stem.conv(pictures)[:, :12].permute(1, 0, 2, 3).flatten(1)
+    torch.testing.assert_close(torch.cov(patches), torch.eye(12), atol=0.02, rtol=0)
+
+
+def test_orthogonal_steps_have_singular_values_near_one() -> None:
+    values = torch.linalg.svdvals(orthogonal(torch.randn(16, 40, generator=seeded()), rounds=5))
+    assert float(values.min()) > 0.5
+    assert float(values.max()) < 1.5
+
+
+def test_muon_keeps_filters_at_their_norm_and_lowers_a_loss() -> None:
+    conv = torch.nn.Conv2d(4, 8, 3)
+    optimiser = Muon([{"params": [conv.weight], "lr": 0.02}, {"params": [conv.bias], "orthogonal": False}])
+    pictures = torch.randn(4, 4, 8, 8, generator=seeded())
+    losses = []
+    for _ in range(30):
+        loss = (conv(pictures) - 1).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[1] / 2
+    assert float(conv.weight.detach().norm()) == pytest.approx(8**0.5, rel=0.1)
+
+
+def test_an_average_follows_weights_and_statistics() -> None:
+    network = torch.nn.BatchNorm1d(2)
+    average = Average(network, decay=0.9)
+    with torch.no_grad():
+        network.weight.fill_(2)
+        network.running_mean.fill_(1)  # type: ignore[union-attr]
+    average.follow(network)
+    assert average.module.weight.tolist() == pytest.approx([1.1, 1.1])
+    assert average.module.running_mean.tolist() == pytest.approx([0.1, 0.1])  # type: ignore[union-attr]
+    assert not average.train().module.training
