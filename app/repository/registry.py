@@ -113,12 +113,19 @@ class Registry:
             entry.manifest = _matching(read_manifest(path), folder.name, version)
             entry.servable = await open_servable(path, folder.serving, self._resources)
         except ImagoError as error:
-            entry.state, entry.reason = "failed", error.detail
-            logger.error("%s/%d is broken: %s", folder.name, version, error.detail)
+            self._fail(entry, error.detail)
+            return
+        except Exception:  # whatever one version trips over, the others are loaded
+            logger.exception("loading %s/%d failed unexpectedly", folder.name, version)
+            self._fail(entry, "loading failed unexpectedly; the log says how")
             return
         entry.state = "ready"
         logger.info("%s/%d is ready", folder.name, version)
         self._route()
+
+    def _fail(self, entry: Entry, reason: str) -> None:
+        entry.state, entry.reason = "failed", reason
+        logger.error("%s/%d is broken: %s", entry.name, entry.version, reason)
 
     def _keep(self, entry: Entry) -> Entry:
         self._entries.setdefault(entry.name, {})[entry.version] = entry

@@ -1,0 +1,52 @@
+"""What the shipped models answer to pictures made by arithmetic: few numbers, kept in `golden.json`."""
+
+import base64
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+
+from app.imaging.codec import Decoder, encode_png
+from benchmarks.server import running_server
+
+MODELS = Path(__file__).parents[2] / "models"
+GOLDEN = Path(__file__).with_name("golden.json")
+
+
+def scene(width: int, height: int) -> bytes:
+    """A blue sky over a grey ground with a red block, as PNG."""
+    pixels = np.empty((height, width, 3), np.uint8)
+    pixels[: height // 2] = (120, 170, 230)
+    pixels[height // 2 :] = (95, 95, 100)
+    pixels[height // 3 : 2 * height // 3, width // 3 : width // 2] = (180, 40, 40)
+    return encode_png(pixels)
+
+
+def answers(client: httpx.Client) -> dict[str, Any]:
+    """Probabilities and shares by label, mean colours of generated images, and the versions that answered."""
+    classified = client.post("/classify?top_k=10", content=scene(32, 32)).json()
+    segmented = client.post("/segment", content=scene(480, 360)).json()
+    generated = client.post("/generate", json={"count": 4, "seed": 7}).json()
+    return {
+        "versions": {answer["model"]: answer["version"] for answer in (classified, segmented, generated)},
+        "classify": {entry["label"]: entry["probability"] for entry in classified["results"][0]["labels"]},
+        "segment": {entry["label"]: entry["share"] for entry in segmented["results"][0]["classes"]},
+        "generate": [_mean_colour(result["image"]["data"]) for result in generated["results"]],
+    }
+
+
+def _mean_colour(png: str) -> list[float]:
+    image = Decoder(("png",)).open(base64.b64decode(png)).decode()
+    return [round(float(value), 2) for value in image.reshape(-1, 3).mean(axis=0)]
+
+
+def main() -> None:
+    """Write `golden.json` from the models as they are."""
+    with running_server(MODELS, "--device", "cpu") as server, httpx.Client(base_url=server.url, timeout=60) as client:
+        GOLDEN.write_text(json.dumps(answers(client), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
