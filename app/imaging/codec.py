@@ -24,6 +24,8 @@ DEFAULT_FORMATS: Final = ("jpeg", "png", "webp")
 
 # Pillow only warns between one and two times its ceiling; its security page asks to make that an error.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+# What else it warns of is damage in pictures of strangers, who would write lines into the operator's log.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 # Decoders run parsers over bytes from strangers, and these are what Pillow's raise when the bytes make no sense.
 _BROKEN = (
@@ -178,7 +180,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def _from_sixteen_bits(image: Image.Image) -> Image.Image:
     """16-bit grey to 8 bits by its high byte, as libpng's `png_set_strip_16` does; Pillow's own `convert` clips."""
-    values = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+    values = np.clip(np.asarray(image), 0, 65535)
     values[values == image.info.get("transparency", -1)] = 65535
     return Image.fromarray((values >> 8).astype(np.uint8)).convert("RGB")
 
