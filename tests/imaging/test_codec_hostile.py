@@ -1,0 +1,260 @@
+"""What no picture should do: damage, strangers, bombs. Every answer is an error of `app.errors`, or a picture."""
+
+import ast
+import resource
+import struct
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from app.errors import CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
+from app.imaging.codec import Decoder, sniff
+from app.settings import FORMATS
+from tests.imaging import pictures
+from tests.imaging.pictures import Pixels, animated_webp, chunk, corners, gif, noise, png, save
+
+ALL = Decoder(FORMATS)
+APP = Path(__file__).parents[2] / "app"
+SOLID = zlib.compress(bytes(1 << 20), 9)
+
+
+def decode(data: bytes, decoder: Decoder = ALL) -> Pixels:
+    return decoder.open(data).decode()
+
+
+@contextmanager
+def memory_of(mebibytes: int, seconds: float) -> Iterator[None]:
+    """Let this process allocate no more than that, and check that it did not work longer."""
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), limits[1]))
+    begun = time.process_time()
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    assert time.process_time() - begun < seconds
+
+
+def test_no_bytes_are_an_empty_body() -> None:
+    with pytest.raises(EmptyBody):
+        ALL.open(b"")
+
+
+STRANGERS = {
+    "random": np.random.default_rng(1).bytes(5000),
+    "zeros": bytes(5000),
+    "text": "Grüße, dies ist kein Bild.\n".encode() * 40,
+    "zip": b"PK\x03\x04" + bytes(60),
+    "elf": b"\x7fELF\x02\x01\x01" + bytes(60),
+    "html": b"<!doctype html><html><img src=x onerror=alert(1)>",
+    "svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
+    "pdf": b"%PDF-1.7\n1 0 obj <</Type /Catalog>> endobj\n%%EOF",
+    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nquit\n",
+    "psd": b"8BPS\0\x01" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 8, 3) + bytes(40),
+    "ico": save(Image.new("RGB", (16, 16)), "ICO"),
+    "icns": save(Image.new("RGBA", (16, 16)), "ICNS"),
+    "tga": save(Image.new("RGB", (4, 4)), "TGA"),
+    "ppm": save(Image.new("RGB", (4, 4)), "PPM"),
+    "dds": save(Image.new("RGB", (4, 4)), "DDS"),
+    "pcx": save(Image.new("RGB", (4, 4)), "PCX"),
+    "jpeg 2000": save(Image.new("RGB", (4, 4)), "JPEG2000"),
+    "fits": b"SIMPLE  =                    T".ljust(80) + b"BITPIX  =                    8".ljust(80),
+    "xbm": b"#define x_width 8\n#define x_height 8\nstatic char x_bits[] = {0};",
+    "one byte": b"\xff",
+    "riff of sound": b"RIFF\x24\0\0\0WAVEfmt " + bytes(40),
+    "video": b"\0\0\0\x18ftypmp42" + bytes(40),
+}
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_a_file_that_is_no_picture_taken_here_is_unsupported(name: str) -> None:
+    with pytest.raises(UnsupportedImage, match="no picture in a known format: send JPEG, PNG, WEBP, BMP"):
+        ALL.open(STRANGERS[name])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_format_that_is_switched_off_is_named_and_refused(form: str) -> None:
+    others = [other for other in FORMATS if other != form]
+    with pytest.raises(UnsupportedImage, match=f"a {form.upper()} picture: send "):
+        Decoder(others).open(save(corners(), form))
+
+
+def test_by_default_three_formats_are_taken() -> None:
+    assert Decoder().formats == ("jpeg", "png", "webp")
+    with pytest.raises(UnsupportedImage, match="send JPEG, PNG or WEBP"):
+        Decoder().open(save(corners(), "GIF"))
+
+
+@pytest.mark.parametrize("percent", [1, 10, 50, 99])
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_picture_cut_short_is_corrupt(form: str, percent: int) -> None:
+    whole = save(noise(120, 90), form)
+    with pytest.raises(CorruptImage, match=f"{form.upper()} picture"):
+        decode(whole[: len(whole) * percent // 100])
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@pytest.mark.parametrize("form", FORMATS)
+def test_every_length_of_a_cut_file_is_a_picture_or_an_error_of_ours(form: str) -> None:
+    whole = save(noise(12, 9), form)
+    outcomes = [outcome(whole[:length]) for length in range(len(whole))]
+    assert set(outcomes) <= {"empty-body", "unsupported-image", "corrupt-image", "image-too-large", (9, 12, 3)}
+    assert "corrupt-image" in outcomes
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@pytest.mark.parametrize("form", FORMATS)
+def test_flipped_bytes_give_a_picture_or_an_error_of_ours(form: str) -> None:
+    random = np.random.default_rng(FORMATS.index(form))
+    whole = np.frombuffer(save(noise(24, 17), form), np.uint8)
+    small = Decoder(FORMATS, max_pixels=1_000_000)
+    for _ in range(150):
+        broken = whole.copy()
+        places = random.integers(0, min(len(broken), random.choice([40, 400, 4000])), 4)
+        broken[places] = random.integers(0, 256, 4)
+        assert outcome(broken.tobytes(), small)
+
+
+def outcome(data: bytes, decoder: Decoder = ALL) -> object:
+    """The shape of what was decoded, or the code of the error; anything else is a failure of the codec."""
+    try:
+        return decode(data, decoder).shape
+    except ServiceError as error:
+        return error.code
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
+
+
+def test_a_png_header_with_a_wrong_checksum_is_corrupt() -> None:
+    data = save(noise(40, 40))
+    with pytest.raises(CorruptImage):
+        decode(flipped(data, data.index(b"IHDR") + 17))
+
+
+@pytest.mark.parametrize("place", [2, 60, 1000, -1])
+def test_a_png_with_a_wrong_byte_among_its_pixels_is_corrupt(place: int) -> None:
+    data = save(noise(40, 40))
+    first, behind = data.index(b"IDAT") + 4, data.index(b"IEND") - 8
+    with pytest.raises(CorruptImage):
+        decode(flipped(data, (first if place >= 0 else behind) + place))
+
+
+def test_a_png_whose_rows_do_not_inflate_is_corrupt() -> None:
+    with pytest.raises(CorruptImage, match="damaged or cut short"):
+        decode(png(8, 8, rows=b"no deflate stream"))
+
+
+@pytest.mark.parametrize("data", [png(0, 5), png(5, 0), pictures.bmp(0, 0), pictures.tiff(0, 0), pictures.jpeg(0, 0)])
+def test_a_header_of_no_pixels_is_corrupt(data: bytes) -> None:
+    with pytest.raises(CorruptImage):
+        decode(data)
+
+
+BOMBS = {
+    "png of one colour": png(50_000, 50_000, rows=SOLID),
+    "png of one bit": png(30_000, 30_000, 1, 0, SOLID),
+    "png of sixteen bits": png(30_000, 30_000, 16, 0, SOLID),
+    "png of all 31 bits": png(2**31 - 1, 2**31 - 1),
+    "png of a negative width": png(2**32 - 5, 9),
+    "png one row high": png(2**31 - 1, 1),
+    "gif screen": gif(65_535, 65_535),
+    "gif screen and frame": gif(65_535, 65_535, (65_535, 65_535)),
+    "gif frame outside its screen": gif(1, 1, (65_535, 65_535)),
+    "webp lossless": pictures.webp(16_383, 16_383),
+    "webp canvas": animated_webp(16_383, 16_383),
+    "webp canvas of 24 bits": animated_webp(65_535, 65_535),
+    "bmp": pictures.bmp(60_000, 60_000),
+    "bmp upside down": pictures.bmp(60_000, -60_000),
+    "bmp of a negative width": pictures.bmp(-60_000, 60_000),
+    "jpeg": pictures.jpeg(65_500, 65_500),
+    "tiff": pictures.tiff(2**32 - 1, 2**32 - 1),
+    "barely too large": png(7072, 7072, rows=SOLID),
+    "above Pillow's own ceiling": png(10_000, 10_000, rows=SOLID),
+    "above twice Pillow's own ceiling": png(14_000, 14_000, rows=SOLID),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_bomb_is_refused_by_its_header_with_flat_memory(name: str) -> None:
+    with (
+        memory_of(mebibytes=16, seconds=0.2),
+        pytest.raises(ImageTooLarge, match="at most 50000000 pixels are decoded"),
+    ):
+        ALL.open(BOMBS[name])
+
+
+def test_the_memory_limit_of_these_tests_is_felt() -> None:
+    with memory_of(mebibytes=16, seconds=1), pytest.raises(MemoryError):
+        bytearray(64 << 20)
+
+
+def test_a_picture_too_large_is_told_its_size() -> None:
+    with pytest.raises(ImageTooLarge, match="7072 x 7072"):
+        ALL.open(BOMBS["barely too large"])
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_the_pixel_limit_itself_is_allowed_and_one_row_more_is_not(form: str) -> None:
+    decoder = Decoder(FORMATS, max_pixels=64 * 48)
+    assert decode(save(noise(64, 48), form), decoder).shape == (48, 64, 3)
+    with pytest.raises(ImageTooLarge, match="64 x 49"):
+        decoder.open(save(noise(64, 49), form))
+
+
+TEXTS = {
+    "one that inflates": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(64 << 20), 9)),
+    "many": b"".join(chunk(b"tEXt", b"k%d\0value" % number) for number in range(20_000)),
+    "a colour profile that inflates": chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(50 << 20), 9)),
+    "zeros for EXIF": chunk(b"eXIf", bytes(5 << 20)),
+}
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_small_png_with_megabytes_of_text_is_little_work(name: str) -> None:
+    data = png(4, 1, rows=zlib.compress(bytes(13)), extra=TEXTS[name])
+    with memory_of(mebibytes=64, seconds=1):
+        assert outcome(data) in {(1, 4, 3), "corrupt-image"}
+
+
+def test_a_tiff_that_points_to_itself_ends() -> None:
+    loop = b"II*\0\x08\0\0\0\x01\0" + struct.pack("<HHII", 330, 4, 1, 8) + struct.pack("<I", 8)
+    assert outcome(loop) == "corrupt-image"
+
+
+@pytest.mark.filterwarnings("ignore:.*:UserWarning:PIL")
+@pytest.mark.parametrize(
+    "front", [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"RIFF\0\0\0\0WEBP", b"II*\0"]
+)
+def test_a_signature_before_nonsense_is_corrupt(front: bytes) -> None:
+    assert outcome(front + b"<?php system($_GET[0]); ?>" * 20) in {"corrupt-image", "image-too-large"}
+
+
+@pytest.mark.parametrize("name", ["pdf", "html", "zip", "elf"])
+def test_a_picture_behind_something_else_is_not_looked_for(name: str) -> None:
+    with pytest.raises(UnsupportedImage):
+        ALL.open(STRANGERS[name] + save(corners()))
+
+
+def test_what_is_recognised_is_a_format_that_can_be_switched() -> None:
+    seen = {sniff(save(corners(), form)) for form in FORMATS} | {sniff(data) for data in STRANGERS.values()}
+    assert seen == {*FORMATS, None}
+
+
+def test_pillow_is_told_the_format_wherever_it_opens_a_file() -> None:
+    calls = [
+        call
+        for path in APP.rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(call, ast.Call) and ast.unparse(call.func) in {"Image.open", "PIL.Image.open"}
+    ]
+    assert calls
+    assert all("formats" in {keyword.arg for keyword in call.keywords} for call in calls)

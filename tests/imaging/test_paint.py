@@ -1,0 +1,57 @@
+"""Drawings: where colour goes, and where it does not."""
+
+import numpy as np
+import pytest
+
+from app.imaging.paint import contact_sheet, default_palette, heat_overlay, label_overlay
+
+GREY = np.full((6, 8, 3), 100, np.uint8)
+
+
+def test_a_cold_heat_map_leaves_the_picture_as_it_is() -> None:
+    assert np.array_equal(heat_overlay(GREY, np.zeros((2, 2), np.uint8), (0, 0, 8, 6)), GREY)
+
+
+def test_heat_is_painted_inside_its_box_only_and_not_into_the_picture_given() -> None:
+    painted = heat_overlay(GREY, np.full((2, 2), 255, np.uint8), (1, 2, 7, 5))
+    inside = np.zeros((6, 8), bool)
+    inside[2:5, 1:7] = True
+    assert ((painted != GREY).any(-1) == inside).all()
+    assert painted[3, 3].tolist() == [206, 209, 145]  # 30 % of 100, 70 % of the hottest colour
+    assert (GREY == 100).all()
+
+
+def test_the_hotter_the_brighter() -> None:
+    ramp = np.arange(0, 256, 32, dtype=np.uint8)[np.newaxis]
+    painted = heat_overlay(np.zeros((1, 8, 3), np.uint8), ramp, (0, 0, 8, 1))[0].astype(int).sum(-1)
+    assert (np.diff(painted) > 0).all()
+
+
+def test_a_label_overlay_is_half_picture_and_half_colour() -> None:
+    labels = np.arange(48, dtype=np.uint8).reshape(6, 8) % 2
+    painted = label_overlay(GREY, labels, [(0, 0, 0), (255, 0, 200)])
+    assert (painted[labels == 0] == 50).all()
+    assert (painted[labels == 1] == (178, 50, 150)).all()
+
+
+@pytest.mark.parametrize(
+    ("count", "columns", "rows"), [(1, 1, 1), (2, 2, 1), (3, 2, 2), (4, 2, 2), (5, 3, 2), (64, 8, 8)]
+)
+def test_a_contact_sheet_is_nearly_square_in_reading_order(count: int, columns: int, rows: int) -> None:
+    sheet = contact_sheet([np.full((2, 3, 3), number, np.uint8) for number in range(count)])
+    assert sheet.shape == (rows * 2, columns * 3, 3)
+    seen = sheet[::2, ::3, 0].ravel().tolist()
+    assert seen == [*range(count), *[255] * (columns * rows - count)]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 32, 150, 256])
+def test_default_colours_are_distinct(count: int) -> None:
+    palette = default_palette(count)
+    assert len(set(palette)) == len(palette) == count
+    assert all(0 <= channel <= 255 for colour in palette for channel in colour)
+
+
+def test_the_first_default_colours_are_far_apart() -> None:
+    palette = np.array(default_palette(8))
+    apart = np.abs(palette[:, None] - palette[None]).sum(-1) + 1000 * np.eye(8, dtype=int)
+    assert apart.min() > 60
