@@ -71,7 +71,7 @@ class Task(ABC, Generic[OptionsT]):
     """The shape of one result; results themselves are plain dictionaries."""
     inputs: ClassVar[Mapping[str, str]]
     outputs: ClassVar[Mapping[str, str]]
-    """Names and dtypes that the graph must have."""
+    """Names that the graph must have, with dtype and axes of each: `float32 [N,C]`."""
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         if not labels:
@@ -81,11 +81,12 @@ class Task(ABC, Generic[OptionsT]):
 
     def _check(self, graph: Graph) -> None:
         for side, wanted, found in (("input", self.inputs, graph.inputs), ("output", self.outputs, graph.outputs)):
-            have = {spec.name: str(spec.dtype) for spec in found}
-            wrong = [f"{name}: {dtype}" for name, dtype in wanted.items() if have.get(name) != dtype]
+            have = {spec.name: spec for spec in found}
+            wrong = [name for name, rule in wanted.items() if name not in have or not _obeys(have[name], rule)]
             if wrong or (side == "input" and len(have) != len(wanted)):
-                shown = ", ".join(f"{name}: {dtype}" for name, dtype in wanted.items())
-                raise InvalidModel(f"The {side}s of a {self.kind} graph are {shown}; this one has {have}.")
+                shown = ", ".join(f"{name}: {rule}" for name, rule in wanted.items())
+                seen = ", ".join(map(str, found)) or "none"
+                raise InvalidModel(f"The {side}s of a {self.kind} graph are {shown}; this one has {seen}.")
 
     def settle(self, options: OptionsT) -> OptionsT:
         """Draw what the caller left to chance, so that all after this depends on the options alone."""
@@ -110,13 +111,19 @@ class Task(ABC, Generic[OptionsT]):
 class PictureTask(Task[OptionsT]):
     """A task that answers one question about one picture: one row in, one result out."""
 
-    inputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
+    inputs: ClassVar[Mapping[str, str]] = {"image": "uint8 [N,H,W,C]"}
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
         if manifest.image is None:
             raise InvalidModel(f"The manifest of a {self.kind} model needs 'image': the size that its graph takes.")
-        self.image_input = manifest.image
+        want = self.image_input = manifest.image
+        sizes = zip(graph.inputs[0].shape[1:], (want.height, want.width, want.channels), strict=False)
+        if any(taken not in (None, given) for taken, given in sizes):
+            raise InvalidModel(
+                f"The graph takes {graph.inputs[0]}; the manifest says {want.width} x {want.height} pixels of"
+                f" {want.channels} channels."
+            )
 
     def prepare(self, picture: Picture | None, options: OptionsT) -> Prepared:
         """Decode and fit the picture: `image` uint8 [1, height, width, channels]."""
@@ -124,6 +131,12 @@ class PictureTask(Task[OptionsT]):
             raise EmptyBody
         image = picture.decode(at_least=size_needed(picture.width, picture.height, self.image_input))
         return Prepared({"image": fit(image, self.image_input)[np.newaxis]}, picture)
+
+
+def _obeys(spec: TensorSpec, rule: str) -> bool:
+    """Whether dtype and number of axes are those of the rule; a graph may leave its axes open."""
+    dtype, _, axes = rule.partition(" ")
+    return str(spec.dtype) == dtype and len(spec.shape) in (0, axes.count(",") + 1)
 
 
 def encoded(png: bytes, width: int, height: int) -> JsonObject:

@@ -6,11 +6,12 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, Field
 
+from app.errors import InvalidModel
 from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import visible_box
 from app.imaging.paint import heat_overlay
-from app.manifest import ImageInput
-from app.tasks.base import EncodedImage, JsonObject, PictureTask, Prepared, TaskOptions, encoded
+from app.manifest import ImageInput, Manifest
+from app.tasks.base import EncodedImage, Graph, JsonObject, PictureTask, Prepared, TaskOptions, encoded
 from app.tensors import Tensor, Tensors
 
 
@@ -49,7 +50,13 @@ class Classify(PictureTask[ClassifyOptions]):
     summary = "Say what a picture shows"
     Options = ClassifyOptions
     Answer = Classification
-    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32", "cam": "float32"}
+    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32 [N,C]", "cam": "float32 [N,h,w]"}
+
+    def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
+        super().__init__(manifest, labels, graph)
+        classes = next(spec.shape[1:] for spec in graph.outputs if spec.name == "probabilities")
+        if classes not in ((), (None,), (len(labels),)):
+            raise InvalidModel(f"The graph tells {classes[0]} classes apart; labels.txt has {len(labels)}.")
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> list[JsonObject]:
         """The `top_k` labels of one row, and its heat map on request."""

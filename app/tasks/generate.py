@@ -6,7 +6,7 @@ from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from app.errors import InvalidModel, InvalidOption
 from app.imaging.codec import Picture, encode_png
@@ -23,7 +23,9 @@ class GenerateOptions(TaskOptions):
     """Options of `/generate`, in the query or in a JSON body."""
 
     count: int = Field(1, ge=1, le=64, description="How many images.")
-    label: str | int | None = Field(None, alias="class", description="Class by name or number; null draws one each.")
+    label: str | StrictInt | None = Field(
+        None, alias="class", description="Class by name or number; null draws one each."
+    )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same images; null draws one.")
     index: int = Field(0, ge=0, le=2**31, description="Index of the first image of the seed's endless series.")
     truncation: float | None = Field(
@@ -49,12 +51,12 @@ class Generate(Task[GenerateOptions]):
     summary = "Draw new images"
     Options = GenerateOptions
     Answer = Generated
-    inputs: ClassVar[Mapping[str, str]] = {"z": "float32", "class": "int64"}
-    outputs: ClassVar[Mapping[str, str]] = {"image": "uint8"}
+    inputs: ClassVar[Mapping[str, str]] = {"z": "float32 [N,latent]", "class": "int64 [N]"}
+    outputs: ClassVar[Mapping[str, str]] = {"image": "uint8 [N,H,W,3]"}
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
-        latent = next(spec.shape[1] for spec in graph.inputs if spec.name == "z")
+        latent = next((spec.shape[1] for spec in graph.inputs if spec.name == "z" and spec.shape), None)
         if latent is None:
             raise InvalidModel("The input z of a generate graph needs a fixed length.")
         self._latent = latent
@@ -102,10 +104,11 @@ class Generate(Task[GenerateOptions]):
             return None
         if isinstance(label, str) and label in self.labels:
             return self.labels.index(label)
-        number = int(label) if str(label).isascii() and str(label).isdecimal() else -1
+        text = str(label)[:64]
+        number = int(text) if text.isascii() and text.isdecimal() else -1
         if 0 <= number < len(self.labels):
             return number
-        raise InvalidOption(f"class: {str(label)[:64]!r} is neither a label nor an index; labels: {_all(self.labels)}.")
+        raise InvalidOption(f"class: {text!r} is neither a label nor an index; labels: {_all(self.labels)}.")
 
 
 def latent_row(

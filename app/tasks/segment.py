@@ -57,7 +57,7 @@ class Segment(PictureTask[SegmentOptions]):
     summary = "Label every pixel of a picture"
     Options = SegmentOptions
     Answer = Segmentation
-    outputs: ClassVar[Mapping[str, str]] = {"mask": "uint8", "confidence": "uint8"}
+    outputs: ClassVar[Mapping[str, str]] = {"mask": "uint8 [N,H,W]", "confidence": "uint8 [N,H,W]"}
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
