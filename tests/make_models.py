@@ -56,7 +56,9 @@ def make_classifier(
         "energy": (TensorProto.FLOAT, ["N"]),
     }
     graph = _graph(nodes, _picture(size), outputs, constants)
-    return _write(root, graph, labels, name=name, version=version, task="classify", image=_input(size), **manifest)
+    return _write(
+        root, graph, labels, name=name, version=version, task="classify", **{"image": _input(size), **manifest}
+    )
 
 
 def make_segmenter(
@@ -78,7 +80,9 @@ def make_segmenter(
     ]
     outputs = {output: (TensorProto.UINT8, ["N", size, size]) for output in ("mask", "confidence")}
     graph = _graph(nodes, _picture(size), outputs, {})
-    return _write(root, graph, labels, name=name, version=version, task="segment", image=_input(size), **manifest)
+    return _write(
+        root, graph, labels, name=name, version=version, task="segment", **{"image": _input(size), **manifest}
+    )
 
 
 def make_generator(

@@ -1,0 +1,22 @@
+"""The tiny models of the three tasks, opened."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.tasks.asked import Asked, opened
+
+
+@pytest.fixture(scope="session")
+def classifier(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-classifier" / "1")
+
+
+@pytest.fixture(scope="session")
+def segmenter(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-segmenter" / "1")
+
+
+@pytest.fixture(scope="session")
+def generator(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-generator" / "1")
