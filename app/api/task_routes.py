@@ -16,7 +16,7 @@ from app.api.errors import problem
 from app.api.middleware import Record, record_of
 from app.api.schemas import answer_model, error_responses, task_operation
 from app.api.uploads import Upload, read_options, read_upload
-from app.errors import CallerLeft, NotAcceptable, ServiceError
+from app.errors import CallerLeft, NotAcceptable, NotReady, ServiceError
 from app.repository.registry import Registry
 from app.servable import Prediction, Servable
 from app.tasks import TASKS, Task
@@ -76,7 +76,11 @@ def _endpoint(task: type[Task[Any]], registry: Registry, limits: Limits) -> Call
 
 
 def _find(registry: Registry, kind: str, call: Call, record: Record) -> Servable:
-    servable = registry.get(kind, call.model, call.version)
+    try:
+        servable = registry.get(kind, call.model, call.version)
+    except NotReady:
+        record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
+        raise
     record.model, record.version = servable.manifest.name, servable.manifest.version
     return servable
 
