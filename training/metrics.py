@@ -6,7 +6,7 @@ from torch import Tensor
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
     """Share of equal entries of two int64 [N]."""
-    return float((predicted == labels).float().mean())
+    return float((predicted == labels).double().mean())
 
 
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:

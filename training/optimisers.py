@@ -11,7 +11,7 @@ class Muon(torch.optim.Optimizer):
     """Nesterov momentum, with the step of each `orthogonal` group replaced by its nearest orthogonal matrix.
 
     A filter [O,I,h,w] counts as the matrix [O, I*h*w] and is kept at norm sqrt(O); groups with `orthogonal=False`
-    (biases, heads) take the plain step with decoupled weight decay. Source: Jordan et al. 2024, "Muon: an optimizer
+    (biases, heads) take the plain step of SGD. Source: Jordan et al. 2024, "Muon: an optimizer
     for hidden layers in neural networks". torch.optim.Muon takes two-dimensional parameters only.
     """
 
@@ -34,13 +34,12 @@ class Muon(torch.optim.Optimizer):
     def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         momentum = state.setdefault("momentum", torch.zeros_like(gradient))
+        gradient = gradient.add(parameter, alpha=group["weight_decay"])
         momentum.mul_(group["momentum"]).add_(gradient)
         step = gradient.add(momentum, alpha=group["momentum"])
         if group["orthogonal"]:
             parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
             step = orthogonal(step.reshape(len(step), -1)).view_as(step)
-        else:
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(step, alpha=-group["lr"])
 
 

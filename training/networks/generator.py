@@ -10,7 +10,7 @@ from torch import Tensor, nn
 class Generator(nn.Module):
     """z float [N,latent] and class int64 [N] to pictures float [N,3,32,32] in 0..1."""
 
-    def __init__(self, classes: int, latent: int = 128, widths: tuple[int, int, int, int] = (256, 192, 96, 48)) -> None:
+    def __init__(self, classes: int, latent: int = 128, widths: tuple[int, int, int, int] = (256, 128, 64, 32)) -> None:
         super().__init__()
         self.latent = latent
         self.embedding = nn.Embedding(classes, latent)

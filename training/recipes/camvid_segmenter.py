@@ -39,7 +39,7 @@ CLASSES = len(camvid.CLASSES)
 class SegmenterHyper(Hyper):
     """What was chosen."""
 
-    epochs: Count = 120
+    epochs: Count = 100
     batch_size: Count = 8
     lr: Rate = 2e-3
     weight_decay: float = 0.02

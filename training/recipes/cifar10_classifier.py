@@ -6,7 +6,7 @@
     command   imago-train fit cifar10-classifier --data DIR
 
 After airbench94 (Jordan 2024, arXiv 2404.00498): frozen whitening stem, Muon on the filters, triangular learning
-rate, label smoothing, alternating flip and a two-pixel shift. 5,000 training pictures are held out: they choose
+rate, label smoothing, alternating flip and a two-pixel shift. 2,000 training pictures are held out: they choose
 nothing but the softmax temperature.
 """
 
@@ -36,17 +36,18 @@ from training.version import Version
 
 
 class ClassifierHyper(Hyper):
-    """What was chosen; from airbench94, with the learning rate kept and the batch halved."""
+    """What was chosen; from airbench94, its rates for summed losses turned into rates for means, its batch halved."""
 
-    epochs: Count = 16
+    epochs: Count = 14
     batch_size: Count = 1000
-    lr: Rate = 0.2
+    lr: Rate = 0.24
     head_lr: Rate = 0.05
-    bias_lr: Rate = 0.05
-    weight_decay: float = 0.01
+    head_decay: float = 0.04
+    bias_lr: Rate = 5.0
+    bias_decay: float = 4e-4
     smoothing: float = 0.2
     shift: int = 2
-    held_out: int = 5000
+    held_out: int = 2000
     widths: tuple[int, int, int] = (64, 256, 256)
 
 
@@ -93,13 +94,13 @@ class ClassifierLoop(LightningModule):
         named = [(name, value) for name, value in self.network.named_parameters() if value.requires_grad]
         head = list(self.network.head.parameters())
         biases = [value for name, value in named if value.ndim == 1 and not name.startswith("head")]
-        plain = {"orthogonal": False, "momentum": 0.85, "weight_decay": self.hyper.weight_decay}
+        plain = {"orthogonal": False, "momentum": 0.85}
         optimiser = Muon([
             {"params": [value for _, value in named if value.ndim == 4], "lr": self.hyper.lr},
-            {"params": biases, "lr": self.hyper.bias_lr, **plain},
-            {"params": head, "lr": self.hyper.head_lr, **plain},
+            {"params": biases, "lr": self.hyper.bias_lr, "weight_decay": self.hyper.bias_decay, **plain},
+            {"params": head, "lr": self.hyper.head_lr, "weight_decay": self.hyper.head_decay, **plain},
         ])
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, triangle(self.steps, peak=0.1))
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, triangle(self.steps, peak=0.05))
         return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 

@@ -48,15 +48,15 @@ PER_CLASS = 100
 class GeneratorHyper(Hyper):
     """What was chosen."""
 
-    epochs: Count = 12
+    epochs: Count = 10
     batch_size: Count = 64
-    lr: Rate = 3e-4
+    lr: Rate = 4e-4
     latent: int = 128
-    widths: tuple[int, int, int, int] = (256, 192, 96, 48)
+    widths: tuple[int, int, int, int] = (256, 128, 64, 32)
     decay: float = 0.999
     shift: int = 4
     colour: float = 0.2
-    feature_epochs: Count = 6
+    feature_epochs: Count = 4
     feature_widths: tuple[int, int, int] = (32, 128, 128)
     feature_seed: int = 1
 
