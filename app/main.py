@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -17,7 +18,7 @@ from app.api.middleware import Edge, record_of
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_routes
-from app.errors import MethodNotAllowed, RouteNotFound, ServiceError
+from app.errors import InvalidOption, MethodNotAllowed, RouteNotFound, ServiceError
 from app.imaging.codec import Decoder
 from app.repository.registry import Registry
 from app.runtime import available_device
@@ -73,6 +74,7 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
     app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, metrics=metrics)
     app.add_exception_handler(HTTPException, _refuse)
     app.add_exception_handler(ServiceError, _answer_error)
+    app.add_exception_handler(RequestValidationError, _refuse_parameter)
     app.state.registry = registry
     return app
 
@@ -86,6 +88,14 @@ async def _answer_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, ServiceError):
         raise error
     return problem_response(error, record_of(request.scope).id)
+
+
+async def _refuse_parameter(request: Request, error: Exception) -> Response:
+    """FastAPI's own refusal of a parameter, in the same form as all others."""
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    return problem_response(InvalidOption(f"{first['loc'][-1]}: {first['msg']}."), record_of(request.scope).id)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

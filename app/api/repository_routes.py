@@ -4,12 +4,14 @@ from fastapi import APIRouter
 
 from app.api.errors import STATUS
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, Problem, TaskList, TaskSummary
-from app.errors import ModelNotFound
+from app.errors import InvalidOption, ModelNotFound
 from app.manifest import CARD
 from app.repository.registry import Entry, Registry
 from app.tasks import TASKS
 
-_NOT_FOUND = {STATUS[ModelNotFound]: {"model": Problem, "description": "`model-not-found`"}}
+_PROBLEMS = {
+    STATUS[error]: {"model": Problem, "description": f"`{error.code}`"} for error in (ModelNotFound, InvalidOption)
+}
 
 
 def repository_routes(registry: Registry) -> APIRouter:
@@ -21,7 +23,7 @@ def repository_routes(registry: Registry) -> APIRouter:
         names = dict.fromkeys(entry.name for entry in registry.entries())
         return ModelList(models=[_summary(registry, registry.describe(name)) for name in names])
 
-    @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_NOT_FOUND)  # type: ignore[arg-type]
+    @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_PROBLEMS)  # type: ignore[arg-type]
     async def model(name: str, version: int | None = None) -> ModelDetail:
         entries = [entry for entry in registry.describe(name) if version in (None, entry.version)]
         if not entries:
