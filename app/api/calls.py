@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, Field, ValidationError
 
 from app.errors import InvalidOption, NotAcceptable
-from app.manifest import explain
+from app.manifest import explain, nearest
 from app.tasks import TASKS
 from app.tasks.base import TaskOptions
 
@@ -32,14 +32,17 @@ class Call:
     options: TaskOptions
 
 
-@lru_cache(maxsize=1024)
+_REMEMBERED_BYTES = 256
+"""Longest query string that is remembered: nobody may fill the memory with theirs."""
+
+
 def call_from_query(kind: str, query: bytes) -> Call:
     """The call of a query string. Clients repeat theirs, so that validation is paid once.
 
     Raises:
         InvalidOption: an option is unknown (the nearest known one is named), twice there, or out of its range.
     """
-    return call_of(kind, _pairs(query))
+    return _remembered(kind, query) if len(query) <= _REMEMBERED_BYTES else call_of(kind, _pairs(query))
 
 
 def call_with_body(kind: str, query: bytes, body: Mapping[str, Any]) -> Call:
@@ -49,6 +52,9 @@ def call_with_body(kind: str, query: bytes, body: Mapping[str, Any]) -> Call:
 
 def call_of(kind: str, values: Mapping[str, Any]) -> Call:
     """The call of named values. Raises `InvalidOption` as `call_from_query` does."""
+    known = _names(kind)
+    for name in values.keys() - known.keys():
+        raise InvalidOption(f"{name[:64]!r} is unknown{nearest(name[:64], known)}")
     try:
         target = Target.model_validate({key: values[key] for key in ("model", "version") if key in values})
         options = TASKS[kind].Options.model_validate(
@@ -66,18 +72,15 @@ def accepted_form(accept: str) -> Form:
     Raises:
         NotAcceptable: it excludes both.
     """
-    quality = {"application/json": 0.0, "image/png": 0.0}
+    ranges: list[tuple[str, float]] = []
     for entry in accept.split(",") if accept.strip() else ["*/*"]:
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
         weight = next((_weight(value[2:]) for value in parameters if value.startswith("q=")), 1.0)
-        for known in quality:
-            if media == known:
-                quality[known] = weight + 0.001  # named outright beats a wildcard of the same weight
-            elif media in ("*/*", known.split("/")[0] + "/*"):
-                quality[known] = max(quality[known], weight)
-    if max(quality.values()) <= 0.001:
+        ranges.append((media, weight))
+    json, png = _quality(ranges, "application/json"), _quality(ranges, "image/png")
+    if not (json[0] or png[0]):
         raise NotAcceptable("Answers are application/json or image/png: accept one of them.")
-    return "png" if quality["image/png"] > quality["application/json"] else "json"
+    return "png" if png > json else "json"
 
 
 def timeout_seconds(header: str | None, default: float) -> float:
@@ -91,6 +94,27 @@ def timeout_seconds(header: str | None, default: float) -> float:
     if not (header.isascii() and header.isdecimal() and len(header) < 10 and int(header) > 0):
         raise InvalidOption("X-Request-Timeout-Ms is a whole number of milliseconds, at least 1.")
     return min(default, int(header) / 1000)
+
+
+@lru_cache(maxsize=1024)
+def _remembered(kind: str, query: bytes) -> Call:
+    return call_of(kind, _pairs(query))
+
+
+@lru_cache
+def _names(kind: str) -> dict[str, None]:
+    """All that a caller may name: model, version, and the task's options as they are documented."""
+    options = TASKS[kind].Options.model_fields
+    return dict.fromkeys([*Target.model_fields, *(field.alias or name for name, field in options.items())])
+
+
+def _quality(ranges: list[tuple[str, float]], known: str) -> tuple[float, int]:
+    """The weight of a media type, from the range that names it most precisely, and how precisely that is."""
+    naming = ("*/*", known.partition("/")[0] + "/*", known)
+    precision, weight = max(
+        ((naming.index(media), weight) for media, weight in ranges if media in naming), default=(0, 0.0)
+    )
+    return weight, precision
 
 
 def _pairs(query: bytes) -> dict[str, str]:

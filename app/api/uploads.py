@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from starlette.datastructures import UploadFile
+from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
@@ -27,6 +27,20 @@ class _InMemoryParser(MultiPartParser):
     """Starlette's parser, without its temporary files: the body is limited already, and a disk may be read-only."""
 
     spool_max_size = 2**31
+    ended = False
+
+    def on_end(self) -> None:
+        """Note that the last boundary came."""
+        self.ended = True
+
+    async def parse(self) -> FormData:
+        """Parse as Starlette does, and refuse a body cut short, whose last file it leaves out silently."""
+        form = await super().parse()
+        if not self.ended:
+            for file in self._files_to_close_on_error:
+                file.close()
+            raise MultiPartException("it ends before its last boundary.")
+        return form
 
 
 async def read_upload(request: Request, max_pictures: int) -> Upload:
@@ -44,15 +58,13 @@ async def read_upload(request: Request, max_pictures: int) -> Upload:
         if kind == "multipart/form-data":
             upload = await _multipart(request, max_pictures)
         elif kind == "application/json":
-            upload = _json(await request.body())
+            upload = _json(await request.body(), max_pictures)
         else:
             return Upload([await request.body()])
     except ClientDisconnect:
         raise CallerLeft from None
     if not upload.pictures:
         raise EmptyBody
-    if len(upload.pictures) > max_pictures:
-        raise InvalidRequest(f"{len(upload.pictures)} pictures came; at most {max_pictures} are taken in one request.")
     return upload
 
 
@@ -76,6 +88,8 @@ async def _multipart(request: Request, max_pictures: int) -> Upload:
         form = await parser.parse()
     except MultiPartException as error:
         raise InvalidRequest(f"The multipart body cannot be read: {error.message[:200]}") from None
+    except UnicodeError:  # of charsets such as `undefined`, which Python knows and cannot decode
+        raise InvalidRequest("The multipart body cannot be read: its charset is not for text.") from None
     upload = Upload()
     for name, value in form.multi_items():
         if isinstance(value, UploadFile):
@@ -86,11 +100,13 @@ async def _multipart(request: Request, max_pictures: int) -> Upload:
     return upload
 
 
-def _json(body: bytes) -> Upload:
+def _json(body: bytes, max_pictures: int) -> Upload:
     options = _object(body)
     images = options.pop("images", None)
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise InvalidRequest('A JSON body looks like {"images": ["<base64>", ...]}.')
+    if len(images) > max_pictures:
+        raise InvalidRequest(f"{len(images)} pictures came; at most {max_pictures} are taken in one request.")
     return Upload([_base64(image) for image in images], options)
 
 
