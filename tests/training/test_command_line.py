@@ -26,7 +26,9 @@ def test_fit_export_verify_from_end_to_end(data: Path, tmp_path: Path, monkeypat
     assert run_main(["verify", "models/cifar10-classifier/1", *source], monkeypatch) == 0
 
 
-def test_missing_data_are_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: E501
+def test_missing_data_are_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     code = run_main(["fit", "camvid-segmenter", "--data", str(tmp_path), "--out", str(tmp_path / "run")], monkeypatch)
     assert code == 1
     error = capsys.readouterr().err

@@ -64,7 +64,7 @@ def test_data_are_found_in_the_parent_folder_too(data: Path) -> None:
 @pytest.mark.parametrize("reader", [cifar, camvid])
 def test_an_empty_folder_is_refused_with_what_was_looked_for(reader: object, tmp_path: Path) -> None:
     with pytest.raises(BrokenData, match=f"{tmp_path.name}: holds no"):
-        reader.arrays(tmp_path, "train")  # type: ignore[attr-defined]
+        reader.arrays(tmp_path, "train")
 
 
 def test_a_missing_part_of_the_training_split_is_named(tmp_path: Path) -> None:

@@ -121,8 +121,8 @@ def test_an_average_follows_weights_and_statistics() -> None:
     average = Average(network, decay=0.9)
     with torch.no_grad():
         network.weight.fill_(2)
-        network.running_mean.fill_(1)  # type: ignore[union-attr]
+        network.running_mean.fill_(1)
     average.follow(network)
     assert average.module.weight.tolist() == pytest.approx([1.1, 1.1])
-    assert average.module.running_mean.tolist() == pytest.approx([0.1, 0.1])  # type: ignore[union-attr]
+    assert average.module.running_mean.tolist() == pytest.approx([0.1, 0.1])
     assert not average.train().module.training

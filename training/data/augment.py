@@ -1,8 +1,8 @@
 """Batched augmentation on tensors in memory; every random number comes from the generator handed in."""
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every torch reader expects
 from torch import Tensor
+from torch.nn import functional
 
 
 def flip_every_other(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
@@ -17,7 +17,7 @@ def flip_every_other(images: Tensor, rows: Tensor, epoch: int) -> Tensor:
 def translate(images: Tensor, reach: int, random: torch.Generator) -> Tensor:
     """Shift each of [N,C,H,W] by up to `reach` pixels each way, reflecting at the border; gradients pass."""
     height, width = images.shape[2:]
-    padded = F.pad(images, (reach,) * 4, mode="reflect").unbind()
+    padded = functional.pad(images, (reach,) * 4, mode="reflect").unbind()
     shifts = torch.randint(0, 2 * reach + 1, (len(images), 2), generator=random).tolist()
     windows = zip(padded, shifts, strict=True)
     return torch.stack([image[:, top : top + height, left : left + width] for image, (top, left) in windows])
@@ -48,10 +48,10 @@ def zoom(
     centre = (torch.rand(count, 2, generator=random) * 2 - 1) * (1 - reach).clamp_min(0)
     theta = torch.zeros(count, 2, 3)
     theta[:, 0, 0], theta[:, 1, 1], theta[:, :, 2] = reach[:, 0] * mirror, reach[:, 1], centre
-    grid = F.affine_grid(theta, [count, 1, *size], align_corners=False)
-    windows = F.grid_sample(images, grid, mode="bilinear", align_corners=False)
+    grid = functional.affine_grid(theta, [count, 1, *size], align_corners=False)
+    windows = functional.grid_sample(images, grid, mode="bilinear", align_corners=False)
     # Zero stands for outside, so labels are shifted to make zero void.
-    shifted = F.grid_sample(labels[:, None].float() - void, grid, mode="nearest", align_corners=False)
+    shifted = functional.grid_sample(labels[:, None].float() - void, grid, mode="nearest", align_corners=False)
     return windows, (shifted[:, 0] + void).long()
 
 

@@ -7,8 +7,8 @@ grid, and global average pooling before the linear head, which makes the class a
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 class Classifier(nn.Module):
@@ -50,7 +50,7 @@ class WhiteningStem(nn.Module):
 
         `floor` is added to the eigenvalues, airbench's 5e-4 in units of a unit-variance picture (0.25 on 0..1).
         """
-        patches = F.unfold(pictures, 2).transpose(1, 2).reshape(-1, 12)
+        patches = functional.unfold(pictures, 2).transpose(1, 2).reshape(-1, 12)
         mean = patches.mean(0)
         values, vectors = torch.linalg.eigh(torch.cov(patches.T))
         rows = (vectors / torch.sqrt(values + floor * 0.25**2)).T
@@ -61,7 +61,7 @@ class WhiteningStem(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Whitened patches; the picture is continued by one repeated row and column to keep its size."""
-        return F.relu(self.conv(F.pad(pictures, (0, 1, 0, 1), mode="replicate")))
+        return functional.relu(self.conv(functional.pad(pictures, (0, 1, 0, 1), mode="replicate")))
 
 
 class _Group(nn.Sequential):

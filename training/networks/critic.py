@@ -7,8 +7,8 @@ trained head on each scale judges what it sees, given the class (projection, Miy
 from typing import cast
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.parametrizations import spectral_norm
 
 from training.networks.classifier import Classifier
@@ -51,7 +51,7 @@ class Pyramid(nn.Module):
             maps.append(group(maps[-1]))
         mixed = [conv(level) for conv, level in zip(self.across, maps, strict=True)]
         for scale in (2, 1, 0):
-            coarser = F.interpolate(self.down[scale](mixed[scale + 1]), scale_factor=2.0, mode="nearest")
+            coarser = functional.interpolate(self.down[scale](mixed[scale + 1]), scale_factor=2.0, mode="nearest")
             mixed[scale] = (mixed[scale] + coarser) * 0.5**0.5
         return mixed
 

@@ -4,8 +4,8 @@ Each is the contract of one task: names, dtypes and axes of its inputs and outpu
 """
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 
 from training.networks.classifier import Classifier
 from training.networks.generator import Generator
@@ -41,10 +41,10 @@ class ClassifyGraph(Graph):
         pooled = maps.mean((2, 3))
         logits = self.network.head(pooled)
         top = self.network.head.weight[logits.argmax(1)]
-        evidence = F.relu((maps * top[:, :, None, None]).sum(1))
+        evidence = functional.relu((maps * top[:, :, None, None]).sum(1))
         cam = evidence / evidence.amax((1, 2), keepdim=True).clamp_min(1e-6)
         probabilities = torch.softmax(logits / self.temperature, 1)
-        return probabilities, F.normalize(pooled), cam, -torch.logsumexp(logits, 1)
+        return probabilities, functional.normalize(pooled), cam, -torch.logsumexp(logits, 1)
 
 
 class SegmentGraph(Graph):
@@ -66,8 +66,8 @@ class SegmentGraph(Graph):
     def logits(self, pictures: Tensor) -> Tensor:
         """Logits float [N,C,H,W] of pictures float [N,3,H,W], continued to a multiple of 32 by their last pixels."""
         down, right = -self.height % STRIDE, -self.width % STRIDE
-        coarse = self.network(F.pad(pictures, (0, right, 0, down), mode="replicate"))
-        fine = F.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
+        coarse = self.network(functional.pad(pictures, (0, right, 0, down), mode="replicate"))
+        fine = functional.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
         return fine[:, :, : self.height, : self.width]
 
 

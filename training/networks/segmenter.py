@@ -5,8 +5,8 @@ Plain 3x3 convolutions, nearest x2 on the way up, sums for skips, and one biline
 
 from typing import cast
 
-import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn import functional
 
 STRIDE = 32
 """Height and width must be multiples of this."""
@@ -23,7 +23,7 @@ class Segmenter(nn.Module):
         self.eighth = nn.Sequential(_Block(width, double, 2), _Block(double, double))
         self.sixteenth = nn.Sequential(_Block(double, quad, 2), _Block(quad, quad))
         self.thirty_second = nn.Sequential(_Block(quad, quad, 2), _Block(quad, quad))
-        self.context = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(quad, quad, 1), nn.ReLU())
+        self.context = nn.Sequential(nn.Conv2d(quad, quad, 1), nn.ReLU())
         self.up = nn.ModuleList([_conv(quad, quad), _conv(quad, double), _conv(double, width)])
         self.last = nn.Sequential(_conv(width, width), nn.Conv2d(width, classes, 1))
 
@@ -33,9 +33,9 @@ class Segmenter(nn.Module):
         eighth = self.eighth(quarter)
         sixteenth = self.sixteenth(eighth)
         deep = self.thirty_second(sixteenth)
-        deep = deep + self.context(deep)
+        deep = deep + self.context(deep.mean((2, 3), keepdim=True))
         for step, skip in zip(self.up, (sixteenth, eighth, quarter), strict=True):
-            deep = F.interpolate(step(deep), scale_factor=2.0, mode="nearest") + skip
+            deep = functional.interpolate(step(deep), scale_factor=2.0, mode="nearest") + skip
         return cast(Tensor, self.last(deep))
 
 
@@ -51,7 +51,7 @@ class _Block(nn.Module):
         self.shortcut: nn.Module = nn.Identity() if same else nn.Sequential(*shortcut)
 
     def forward(self, maps: Tensor) -> Tensor:
-        return F.relu(self.second(self.first(maps)) + self.shortcut(maps))
+        return functional.relu(self.second(self.first(maps)) + self.shortcut(maps))
 
 
 def _conv(incoming: int, outgoing: int, stride: int = 1) -> nn.Sequential:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import functional
 
 from app.manifest import ImageInput
 from training.data import camvid
@@ -26,6 +26,7 @@ from training.data.pixels import decode_labels
 from training.engine import Average, Count, Hyper, Plan, Rate
 from training.metrics import confusion, intersection_over_union
 from training.networks.graphs import SegmentGraph, scaled
+from training.networks.layout import channels_last
 from training.networks.segmenter import Segmenter
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
@@ -59,7 +60,7 @@ class SegmenterLoop(LightningModule):
 
     def __init__(self, hyper: SegmenterHyper, weights: Tensor, steps: int) -> None:
         super().__init__()
-        self.network = Segmenter(CLASSES, hyper.width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(Segmenter(CLASSES, hyper.width))
         self.average = Average(self.network, hyper.decay)
         self.hyper, self.steps = hyper, steps
         self.register_buffer("weights", weights)
@@ -69,8 +70,8 @@ class SegmenterLoop(LightningModule):
         """The loss of one batch."""
         pictures, labels = batch
         coarse = self.network(pictures).float()
-        logits = F.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
-        loss = F.cross_entropy(logits, labels, self.weights, ignore_index=camvid.VOID)
+        logits = functional.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
+        loss = functional.cross_entropy(logits, labels, self.weights, ignore_index=camvid.VOID)
         self.log("loss", loss, prog_bar=True)
         return loss
 

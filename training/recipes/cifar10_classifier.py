@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F  # noqa: N812
 from lightning.pytorch import LightningModule
 from torch import Tensor
+from torch.nn import functional
 
 from app.manifest import ImageInput
 from training.data import cifar
@@ -27,6 +27,7 @@ from training.engine import Count, Hyper, Plan, Rate
 from training.metrics import accuracy, fit_temperature
 from training.networks.classifier import Classifier
 from training.networks.graphs import ClassifyGraph
+from training.networks.layout import channels_last
 from training.onnx_file import Arrays
 from training.optimisers import Muon
 from training.recipe import Card, Recipe
@@ -73,13 +74,13 @@ class ClassifierLoop(LightningModule):
 
     def __init__(self, network: Classifier, hyper: ClassifierHyper, steps: int) -> None:
         super().__init__()
-        self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(network)
         self.hyper, self.steps = hyper, steps
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The loss of one batch."""
         pictures, labels = batch
-        loss = F.cross_entropy(self.network(pictures).float(), labels, label_smoothing=self.hyper.smoothing)
+        loss = functional.cross_entropy(self.network(pictures).float(), labels, label_smoothing=self.hyper.smoothing)
         self.log("loss", loss, prog_bar=True)
         return loss
 

@@ -32,6 +32,7 @@ from training.networks.classifier import Classifier
 from training.networks.critic import Critic
 from training.networks.generator import Generator
 from training.networks.graphs import GenerateGraph, scaled
+from training.networks.layout import channels_last
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
 from training.recipes import cifar10_classifier
@@ -68,8 +69,8 @@ class GeneratorLoop(LightningModule):
         super().__init__()
         self.automatic_optimization = False
         self.hyper = hyper
-        self.network = Generator(CLASSES, hyper.latent, hyper.widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.critic = Critic(features, CLASSES).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = channels_last(Generator(CLASSES, hyper.latent, hyper.widths))
+        self.critic = channels_last(Critic(features, CLASSES))
         self.average = Average(self.network, hyper.decay)
         self.random = torch.Generator()
 
