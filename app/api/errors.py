@@ -62,4 +62,4 @@ def problem_response(error: ServiceError, instance: str) -> Response:
 
 def _retry_after(seconds: float) -> int:
     """Whole seconds, spread by half so that those refused together do not come back together (RFC 9110, 10.2.3)."""
-    return min(30, max(1, math.ceil(seconds * random.uniform(1.0, 1.5))))  # noqa: S311 - spreading, not security
+    return math.ceil(min(30, max(1, seconds * random.uniform(1.0, 1.5))))  # noqa: S311 - spreading, not security
