@@ -81,17 +81,18 @@ class Service:
 
 async def exchange(
     app: FastAPI, method: str, path: str, query: bytes = b"", headers: Headers = (), chunks: Iterable[bytes] = (b"",),
-    leave: bool = False,
+    leave: bool = False, cut: bool = False,
 ) -> Answer:  # fmt: skip
-    """One request through plain ASGI; with `leave` the caller closes the connection once the body was read."""
+    """One request through plain ASGI; with `leave` the caller closes the connection once the body was read, with `cut`
+    before its end."""
     waiting = list(chunks)
     answered = asyncio.Event()
     sent: list[dict[str, Any]] = []
 
     async def receive() -> dict[str, Any]:
         if waiting:
-            return {"type": "http.request", "body": waiting.pop(0), "more_body": bool(waiting)}
-        if not leave:
+            return {"type": "http.request", "body": waiting.pop(0), "more_body": cut or bool(waiting)}
+        if not (leave or cut):
             await answered.wait()
         return {"type": "http.disconnect"}
 
