@@ -1,8 +1,8 @@
 """Run: the folder of one training run and its record, `run.json`.
 
-    RUN/run.json                 recipe, hyper-parameters, command, versions, hardware, seconds, last metrics
-    RUN/checkpoints/last.ckpt    everything needed to go on
-    RUN/tensorboard/             curves
+RUN/run.json                 recipe, hyper-parameters, command, versions, hardware, seconds, last metrics
+RUN/checkpoints/last.ckpt    everything needed to go on
+RUN/tensorboard/             curves
 """
 
 import json
@@ -46,8 +46,17 @@ class Run:
         if self.checkpoint.exists():
             raise RunRefused(f"{self.folder} already holds a run: add --resume to go on, or choose another --out")
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.write({"recipe": recipe, "hyper": hyper, "command": command, "hardware": hardware(),
-                    "torch": torch.__version__, "seconds": 0.0, "finished": False})
+        self.write(
+            {
+                "recipe": recipe,
+                "hyper": hyper,
+                "command": command,
+                "hardware": hardware(),
+                "torch": torch.__version__,
+                "seconds": 0.0,
+                "finished": False,
+            }
+        )
 
     def _check_same(self, recipe: str, hyper: dict[str, Any]) -> None:
         if not self.checkpoint.is_file():

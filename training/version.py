@@ -43,8 +43,11 @@ class Version:
     def _results(self, prepared: list[Prepared], options: Any) -> list[dict[str, Any]]:
         outputs = self.session.run(stack([one.tensors for one in prepared]))
         parts = split(outputs, [len(next(iter(one.tensors.values()))) for one in prepared])
-        return [result for one, part in zip(prepared, parts, strict=True)
-                for result in self.task.interpret(part, one, options)]
+        return [
+            result
+            for one, part in zip(prepared, parts, strict=True)
+            for result in self.task.interpret(part, one, options)
+        ]
 
 
 def open_version(folder: Path) -> Version:

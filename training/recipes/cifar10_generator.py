@@ -169,8 +169,10 @@ class Cifar10Generator(Recipe[GeneratorHyper]):
 
     def extras(self, version: Version) -> dict[str, bytes]:
         """A contact sheet: a class a row, ten seeds each, three times enlarged."""
-        rows = [np.concatenate([decode(file, "sample") for file in made(version, wanted, 10)], 1)
-                for wanted in range(CLASSES)]
+        rows = [
+            np.concatenate([decode(file, "sample") for file in made(version, wanted, 10)], 1)
+            for wanted in range(CLASSES)
+        ]
         return {"samples.png": encode_png(np.concatenate(rows).repeat(3, 0).repeat(3, 1))}
 
 
