@@ -2,7 +2,6 @@
 
 import re
 import subprocess
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,9 +51,10 @@ def running_prometheus(target: str, folder: Path) -> Iterator[Prometheus]:
         "prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder / 'data'}",
         "--web.listen-address=127.0.0.1:0",
     ]  # fmt: skip
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+    log = folder / "prometheus.log"
+    with log.open("w") as lines, subprocess.Popen(command, stderr=lines) as process:
         try:
-            yield Prometheus(f"http://{_announced(process)}")
+            yield Prometheus(f"http://{_announced(process, log)}")
         finally:
             process.terminate()
 
@@ -69,13 +69,10 @@ def sped_up(target: str) -> dict[str, Any]:
     return config
 
 
-def _announced(process: "subprocess.Popen[str]") -> str:
-    """Where it listens; a thread reads on, so that a full pipe never stops the process."""
-    assert process.stderr is not None
-    lines = []
-    for line in process.stderr:
-        lines.append(line)
-        if found := _LISTENS.search(line):
-            threading.Thread(target=process.stderr.read, daemon=True).start()
+def _announced(process: "subprocess.Popen[bytes]", log: Path, seconds: float = 20.0) -> str:
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        if found := _LISTENS.search(log.read_text(encoding="utf-8")):
             return found[1]
-    raise RuntimeError(f"Prometheus ended before it listened: {''.join(lines)}")
+        time.sleep(0.05)
+    raise RuntimeError(f"Prometheus does not listen: {log.read_text(encoding='utf-8')[-2000:]}")

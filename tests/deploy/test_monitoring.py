@@ -68,7 +68,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 def _keep_asking(url: str, stop: threading.Event) -> None:
     """All tasks in turn, and a model that answers 503, a few times a second until told to stop."""
     picture = encode_png(np.zeros((8, 8, 3), np.uint8))
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=30) as client:
         while not stop.wait(0.2):
             assert client.post("/classify", content=picture).status_code == 200
             assert client.post("/segment", content=picture).status_code == 200
