@@ -56,6 +56,11 @@ def resize_labels(labels: NDArray[np.uint8], width: int, height: int) -> NDArray
     return np.asarray(Image.fromarray(labels).resize((width, height), Image.Resampling.NEAREST))
 
 
+def label_counts(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """How many pixels have each of the 256 labels; `np.bincount` would copy the map into eight times its memory."""
+    return np.array(Image.fromarray(labels).histogram(), dtype=np.int64)
+
+
 def resize_smooth(values: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """Resize uint8 [h, w] or [h, w, 3] to [height, width] with the bicubic filter, for heat maps and thumbnails."""
     return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BICUBIC))

@@ -18,22 +18,27 @@ _HEAT = np.array(
 )
 
 
+_BAND_PIXELS = 1 << 18
+"""Pixels that are painted at once: as floats, a whole picture of 50 MP would take 4 GB."""
+
+
 def heat_overlay(image: ImageArray, heat: NDArray[np.uint8], box: Box) -> ImageArray:
     """Lay a heat map uint8 [h, w] over the part `box` of an image; the hotter, the more it covers (at most 70 %)."""
     left, top, right, bottom = box
-    values = resize_smooth(heat, right - left, bottom - top).astype(np.float32) / np.float32(255)
-    colours = _colour(values)
-    cover = 0.7 * values[..., None]
+    levels = np.linspace(0, 1, 256, dtype=np.float32)
     painted = image.copy()
-    seen = painted[top:bottom, left:right]
-    painted[top:bottom, left:right] = (seen * (1 - cover) + colours * cover + 0.5).astype(np.uint8)
+    _blend(
+        painted[top:bottom, left:right], resize_smooth(heat, right - left, bottom - top), _colour(levels), 0.7 * levels
+    )
     return painted
 
 
 def label_overlay(image: ImageArray, labels: NDArray[np.uint8], palette: Palette, strength: float = 0.5) -> ImageArray:
     """Tint an image with the colour of each pixel's label; `labels` is uint8 [height, width] of the image's size."""
-    colours = np.asarray(palette, dtype=np.float32)[labels]
-    return np.asarray(image * (1 - strength) + colours * strength + 0.5).astype(np.uint8)
+    colours = np.asarray(palette, dtype=np.float32)
+    painted = image.copy()
+    _blend(painted, labels, colours, np.full(len(colours), strength, dtype=np.float32))
+    return painted
 
 
 def contact_sheet(images: Sequence[ImageArray]) -> ImageArray:
@@ -53,6 +58,17 @@ def default_palette(count: int) -> list[tuple[int, int, int]]:
     hues = (np.arange(count) * 0.618034) % 1
     channels = np.abs((hues[:, None] * 6 + np.array([0, 4, 2])) % 6 - 3) - 1
     return [(int(r), int(g), int(b)) for r, g, b in (np.clip(channels, 0, 1) * 255).round()]
+
+
+def _blend(
+    image: ImageArray, values: NDArray[np.uint8], colours: NDArray[np.float32], cover: NDArray[np.float32]
+) -> None:
+    """Paint over an image, in place: the value of each pixel looks up its colour, and how much of it is covered."""
+    keep, tint = 1 - cover, colours * cover[:, None] + np.float32(0.5)
+    rows = max(1, _BAND_PIXELS // values.shape[1])
+    for top in range(0, len(values), rows):
+        seen, chosen = image[top : top + rows], values[top : top + rows]
+        seen[...] = (seen * keep[chosen][..., None] + tint[chosen]).astype(np.uint8)
 
 
 def _colour(values: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.errors import InvalidModel
 from app.imaging.codec import Picture, encode_png
-from app.imaging.geometry import resize_labels
+from app.imaging.geometry import label_counts, resize_labels
 from app.imaging.paint import default_palette, label_overlay
 from app.manifest import Manifest
 from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, TaskOptions
@@ -68,7 +68,7 @@ class Segment(PictureTask[SegmentOptions]):
     def interpret(self, outputs: Tensors, prepared: Prepared, options: SegmentOptions) -> list[JsonObject]:
         """Shares (largest first, labels that do not occur left out) and label map of one row."""
         labels = _in_picture(outputs, prepared)
-        counts = np.bincount(labels.ravel(), minlength=len(self.labels))
+        counts = label_counts(labels)
         present = [index for index in np.argsort(counts, kind="stable")[::-1].tolist() if counts[index]]
         height, width = labels.shape
         return [
