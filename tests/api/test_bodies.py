@@ -125,6 +125,24 @@ def test_a_single_failure_fails_as_a_whole(service: Service, form: str, data: by
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+PLAIN = np.full((500, 500, 3), (10, 20, 200), np.uint8)
+
+
+@pytest.mark.parametrize("path", ["/classify", "/segment"])
+def test_a_picture_of_exactly_the_pixel_limit_is_answered_and_one_row_more_is_not(service: Service, path: str) -> None:
+    answer = service.post(path, save(PLAIN))
+    assert answer.status_code == 200
+    assert "blue" in answer.text
+    assert service.post(path, save(PLAIN[:1].repeat(501, 0))).status_code == 413
+
+
+def test_a_large_picture_that_is_damaged_is_refused_like_a_small_one(service: Service) -> None:
+    whole = save(noise(300, 300))
+    assert service.post("/classify", whole).status_code == 200
+    answer = service.post("/classify", whole[: len(whole) // 2])
+    assert (answer.status_code, answer.json()["code"]) == (422, "corrupt-image")
+
+
 @pytest.mark.parametrize("path", ["/classify", "/segment", "/generate"])
 @pytest.mark.parametrize("size", [MAX_BODY + 1, 10 * MAX_BODY])
 def test_a_body_over_the_limit_is_refused_whether_announced_or_not(service: Service, path: str, size: int) -> None:

@@ -13,7 +13,7 @@ from app.errors import ImagoError, NotReady, OperatorError, Overloaded, ServiceE
 from app.runtime import BACKENDS
 from app.settings import Settings
 from tests.api.held import Held
-from tests.api.service import Service, exchange
+from tests.api.service import Answer, Service, exchange
 
 MEMBERS = {"type", "title", "status", "detail", "instance", "code"}
 SECRET = "/srv/secret/model.onnx of the operator"
@@ -113,9 +113,9 @@ def held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Held:
 
 @pytest.fixture
 def holding(held: Held, tmp_path: Path) -> Iterator[Service]:
-    """The application with the held model, loaded."""
+    """The application with the held model, loaded; it queues nothing that has to wait for more than one batch."""
     held.may_open.set()
-    running = Service(Settings(models=tmp_path, device="cpu", threads=1))
+    running = Service(Settings(models=tmp_path, device="cpu", threads=1, max_queue_seconds=1e-9))
     held.hold()
     yield running
     held.may_run.set()
@@ -170,6 +170,42 @@ def test_a_caller_that_leaves_cancels_its_job_and_nobody_elses(holding: Service,
     assert held.rows == [2]
     assert holding.metric("imago_cancelled_total") == {'{model="held-generator",task="generate"}': 1}
     assert holding.metric("imago_queue_depth") == {'{model="held-generator",task="generate"}': 0}
+
+
+def test_more_than_can_be_answered_in_time_is_refused_at_once(holding: Service, held: Held) -> None:
+    async def story() -> list[Answer]:
+        first = asyncio.create_task(exchange(holding.app, "POST", "/generate"))
+        assert await asyncio.to_thread(held.running.wait, 10)
+        others = {asyncio.create_task(exchange(holding.app, "POST", "/generate")) for _ in range(2)}
+        (refused,), (waiting,) = await asyncio.wait(others, return_when=asyncio.FIRST_COMPLETED)
+        held.may_run.set()
+        return [await first, await waiting, await refused]
+
+    *answered, refused = holding.run(story())
+    assert [answer.status for answer in answered] == [200, 200]
+    assert (refused.status, refused.json()["code"]) == (429, "overloaded")
+    assert int(refused.headers["retry-after"]) >= 1
+    assert refused.headers["x-model-version"] == "1"
+    rejected = holding.metric("imago_rejected_total")
+    assert rejected['{model="held-generator",reason="overloaded",task="generate"}'] == 1
+
+
+def test_a_deadline_that_passes_in_the_queue_is_told(holding: Service, held: Held) -> None:
+    async def story() -> list[Answer]:
+        first = asyncio.create_task(exchange(holding.app, "POST", "/generate"))
+        assert await asyncio.to_thread(held.running.wait, 10)
+        late = asyncio.Event()
+        asyncio.get_running_loop().call_later(0.1, late.set)
+        timeout = [(b"x-request-timeout-ms", b"50")]
+        second = asyncio.create_task(exchange(holding.app, "POST", "/generate", headers=timeout))
+        await late.wait()
+        held.may_run.set()
+        return [await first, await second]
+
+    answered, expired = holding.run(story())
+    assert answered.status == 200
+    assert (expired.status, expired.json()["code"]) == (504, "deadline-exceeded")
+    assert held.rows == [1]
 
 
 def test_a_caller_that_leaves_inside_its_body_is_no_fault(service: Service) -> None:

@@ -1,12 +1,8 @@
 """What no picture should do: damage, strangers, bombs. Every answer is an error of `app.errors`, or a picture."""
 
 import ast
-import resource
 import struct
-import time
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +13,7 @@ from app.errors import CorruptImage, EmptyBody, ImageTooLarge, ServiceError, Uns
 from app.imaging.codec import Decoder, sniff
 from app.settings import FORMATS
 from tests.imaging import pictures
+from tests.imaging.memory import memory_of
 from tests.imaging.pictures import Pixels, animated_webp, chunk, corners, gif, noise, png, save
 
 ALL = Decoder(FORMATS)
@@ -26,20 +23,6 @@ SOLID = zlib.compress(bytes(1 << 20), 9)
 
 def decode(data: bytes, decoder: Decoder = ALL) -> Pixels:
     return decoder.open(data).decode()
-
-
-@contextmanager
-def memory_of(mebibytes: int, seconds: float) -> Iterator[None]:
-    """Let this process allocate no more than that, and check that it did not work longer."""
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    limits = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (used + (mebibytes << 20), limits[1]))
-    begun = time.process_time()
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_AS, limits)
-    assert time.process_time() - begun < seconds
 
 
 def test_no_bytes_are_an_empty_body() -> None:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from app.imaging.codec import Decoder
-from app.imaging.geometry import fit, resize_labels, resize_smooth, size_needed, visible_box
+from app.imaging.geometry import fit, label_counts, resize_labels, resize_smooth, size_needed, visible_box
 from app.manifest import ImageInput
 from tests.imaging.pictures import noise, save
 
@@ -105,6 +105,11 @@ def test_labels_doubled_are_labels_repeated() -> None:
     labels = noise(9, 6)[..., 0]
     assert np.array_equal(resize_labels(labels, 18, 12), labels.repeat(2, 0).repeat(2, 1))
     assert resize_labels(labels, 9, 6) is labels
+
+
+def test_labels_are_counted() -> None:
+    counts = label_counts(np.uint8([[0, 7, 7], [255, 7, 0]]))
+    assert (len(counts), counts[0], counts[7], counts[255], counts.sum()) == (256, 2, 3, 1, 6)
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (4, 4, 3)])

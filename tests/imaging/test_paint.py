@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from app.imaging.paint import contact_sheet, default_palette, heat_overlay, label_overlay
+from tests.imaging.memory import memory_of
 
 GREY = np.full((6, 8, 3), 100, np.uint8)
 
@@ -32,6 +33,19 @@ def test_a_label_overlay_is_half_picture_and_half_colour() -> None:
     painted = label_overlay(GREY, labels, [(0, 0, 0), (255, 0, 200)])
     assert (painted[labels == 0] == 50).all()
     assert (painted[labels == 1] == (178, 50, 150)).all()
+
+
+def test_a_large_picture_is_painted_in_little_more_memory_than_its_own() -> None:
+    image, labels = np.zeros((2500, 4000, 3), np.uint8), np.zeros((2500, 4000), np.uint8)  # 30 MB and 10 MB
+    with memory_of(mebibytes=100, seconds=10):
+        assert label_overlay(image, labels, [(9, 9, 9)])[-1, -1].tolist() == [5, 5, 5]
+    with memory_of(mebibytes=120, seconds=10):
+        assert heat_overlay(image, np.full((8, 8), 255, np.uint8), (0, 0, 4000, 2500))[-1, -1].any()
+
+
+def test_pictures_wider_than_a_band_are_painted_to_their_end() -> None:
+    wide = np.zeros((3, 300_000, 3), np.uint8)
+    assert (label_overlay(wide, np.ones((3, 300_000), np.uint8), [(0, 0, 0), (200, 100, 50)]) == (100, 50, 25)).all()
 
 
 @pytest.mark.parametrize(
