@@ -97,7 +97,7 @@ def _precision(hyper: Hyper) -> Literal["bf16-mixed", "32-true"]:
 def _ignore_advice() -> None:
     """Lightning's advice about what is meant here: parts that are frozen, loaders that resume."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*LeafSpec", ".*in eval mode at the start", ".*mid-epoch", ".*num_workers"):
+    for message in (".*LeafSpec", ".*in eval mode at the start"):
         warnings.filterwarnings("ignore", message)
 
 

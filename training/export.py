@@ -76,6 +76,7 @@ def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parit
         "seed": record["hyper"]["seed"],
         "hyper": record["hyper"],
         "seconds": record["seconds"],
+        "finished": record["finished"],
         "hardware": record["hardware"],
         "torch": record["torch"],
         "validation": record.get("metrics", {}),

@@ -1,7 +1,7 @@
 """cifar10-classifier: ten classes of 32x32 pictures.
 
     claim     >= 90 % of the test pictures, single view (the shipped version's figure is in its model card)
-    time      about 25 minutes on 2 CPU cores with bfloat16 arithmetic
+    time      about 20 minutes on 2 CPU cores with bfloat16 arithmetic
     seed      0
     command   imago-train fit cifar10-classifier --data DIR
 

@@ -49,7 +49,7 @@ PER_CLASS = 100
 class GeneratorHyper(Hyper):
     """What was chosen."""
 
-    epochs: Count = 10
+    epochs: Count = 8
     batch_size: Count = 64
     lr: Rate = 4e-4
     latent: int = 128
