@@ -269,6 +269,19 @@ def test_a_broken_form_is_the_fault_of_its_sender(service: Service, name: str) -
         assert len(answer.content) < 600
 
 
+@pytest.mark.parametrize(
+    ("parts", "told"),
+    [
+        (part('Content-Disposition: form-data; name="top_k"', b"1") * 17, "Maximum number of fields is 16"),
+        (file_part(RED) * 5, "Maximum number of files is 4"),
+        (file_part(RED) + file_part(GREEN)[:-9], "ends before its last boundary"),
+    ],
+)
+def test_a_form_refused_is_told_why(service: Service, parts: bytes, told: str) -> None:
+    body = parts if told.startswith("ends") else parts + END
+    assert told in service.post("/classify", body, headers=MULTIPART).json()["detail"]
+
+
 HARMLESS = {
     "preamble": b"\r\n" * 20_000 + file_part(RED) + END,
     "epilogue": file_part(RED) + END + b"\r\n" * 20_000,

@@ -47,6 +47,12 @@ def test_the_size_of_the_picture_does_not_matter_to_a_plain_one(classifier: Aske
     assert answers == [answers[0]] * 4
 
 
+def test_a_large_jpeg_is_decoded_no_larger_than_the_graph_needs(classifier: Asked) -> None:
+    data = save(noise(64, 64), "JPEG")
+    prepared, _, _ = classifier.run(data)
+    assert np.array_equal(prepared.tensors["image"][0], Decoder().open(data).decode(at_least=(8, 8)))
+
+
 def test_a_heat_map_is_a_grey_png_of_the_evidence_and_says_where_it_lies(classifier: Asked) -> None:
     (result,) = classifier.answer(save(REDDISH), explain=True)
     heat = result["heatmap"]
