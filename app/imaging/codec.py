@@ -33,6 +33,9 @@ _BROKEN = (
     AttributeError, struct.error, zlib.error,
 )  # fmt: skip
 _ORIENTATION = 0x0112
+_MAX_SCANS = 1000
+"""Encoders write at most a dozen scans of a progressive JPEG. Each takes up to a millisecond of decoding for some 20
+bytes, so that 25 MiB of them would keep a core busy for ten minutes."""
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -116,7 +119,7 @@ class Decoder:
         Raises:
             EmptyBody: there are no bytes.
             UnsupportedImage: not a picture, or a format that is not allowed here.
-            CorruptImage: the header makes no sense.
+            CorruptImage: the header makes no sense, or no encoder would write so many scans.
             ImageTooLarge: the header announces more than `max_pixels` pixels.
         """
         if not data:
@@ -132,6 +135,8 @@ class Decoder:
         width, height = opened.size
         if width * height > self.max_pixels:
             raise ImageTooLarge(self.max_pixels, (width, height))
+        if "progressive" in opened.info and data.count(b"\xff\xda") > _MAX_SCANS:
+            raise CorruptImage(f"The JPEG picture has more than {_MAX_SCANS} scans.")
         return Picture(data, kind, opened)
 
 
