@@ -71,7 +71,7 @@ def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
             for rows, seconds in (servable.batch_seconds if servable else {}).items()
         },
         manifest=manifest.model_dump(mode="json") if manifest else None,
-        card=card.read_text(encoding="utf-8") if card.is_file() else None,
+        card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,
     )
 
 
