@@ -63,6 +63,12 @@ def test_a_model_tells_all_that_is_known_of_it(service: Service) -> None:
     assert set(found["batch_milliseconds"]) == {"1", "2", "4", "8", "16"}
 
 
+def test_a_card_that_is_no_utf_8_is_shown_as_well_as_it_can_be(mixed: Service) -> None:
+    card = mixed.registry.root / "sound" / "1" / "README.md"
+    card.write_bytes(b"# Sound\n\nGr\xfc\xdfe\n")
+    assert mixed.get("/models/sound").json()["card"] == "# Sound\n\nGr\ufffd\ufffde\n"
+
+
 def test_every_version_can_be_asked_for(mixed: Service) -> None:
     assert mixed.get("/models/twice").json()["version"] == 2
     assert mixed.get("/models/twice?version=1").json()["description"] == "Number 1"

@@ -80,6 +80,21 @@ def jpeg(width: int, height: int) -> bytes:
     return bytes(small)
 
 
+def many_scans(count: int) -> bytes:
+    """A progressive JPEG (ITU-T T.81, G.1) whose last scan is there `count` more times."""
+    whole = save(corners(), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:-2] + whole[last:-2] * count + whole[-2:]
+
+
+def avif(width: int, height: int) -> bytes:
+    """A small AVIF whose `ispe` property (ISO/IEC 23008-12, 6.5.3) names this size."""
+    small = bytearray(save(corners(), "AVIF"))
+    place = small.index(b"ispe") + 8
+    small[place : place + 8] = struct.pack(">II", width, height)
+    return bytes(small)
+
+
 def tiff(width: int, height: int) -> bytes:
     """A one-strip TIFF whose only pixel is declared to be of this size."""
     tags = [(256, 4, width), (257, 4, height), (258, 3, 8), (259, 3, 1), (262, 3, 1), (273, 4, 8), (277, 3, 1)]

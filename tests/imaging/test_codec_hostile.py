@@ -160,6 +160,7 @@ BOMBS = {
     "bmp of a negative width": pictures.bmp(-60_000, 60_000),
     "jpeg": pictures.jpeg(65_500, 65_500),
     "tiff": pictures.tiff(2**32 - 1, 2**32 - 1),
+    "avif": pictures.avif(9_000, 9_000),
     "barely too large": png(7072, 7072, rows=SOLID),
     "above Pillow's own ceiling": png(10_000, 10_000, rows=SOLID),
     "above twice Pillow's own ceiling": png(14_000, 14_000, rows=SOLID),
@@ -206,6 +207,17 @@ def test_a_small_png_with_megabytes_of_text_is_little_work(name: str) -> None:
     data = png(4, 1, rows=zlib.compress(bytes(13)), extra=TEXTS[name])
     with memory_of(mebibytes=64, seconds=1):
         assert outcome(data) in {(1, 4, 3), "corrupt-image"}
+
+
+def test_a_progressive_jpeg_of_endless_scans_is_refused_before_decoding() -> None:
+    assert decode(pictures.many_scans(500)).shape == (48, 32, 3)
+    with memory_of(mebibytes=16, seconds=0.2), pytest.raises(CorruptImage, match="more than 1000 scans"):
+        ALL.open(pictures.many_scans(100_000))
+
+
+def test_an_avif_beyond_what_its_own_library_takes_is_refused() -> None:
+    with memory_of(mebibytes=16, seconds=0.2), pytest.raises(ServiceError):
+        ALL.open(pictures.avif(60_000, 60_000))
 
 
 def test_a_tiff_that_points_to_itself_ends() -> None:
