@@ -120,8 +120,9 @@ class MethodNotAllowed(ServiceError):
 
     code = "method-not-allowed"
 
-    def __init__(self, method: str) -> None:
-        super().__init__(f"{method[:16]} is not allowed here: GET /docs shows the methods of every route.")
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(f"{method[:16]} is not allowed here, only {allowed}: GET /docs shows every route.")
+        self.allowed = allowed
 
 
 class Overloaded(ServiceError):

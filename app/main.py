@@ -9,16 +9,13 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from app import __version__
-from app.api.errors import problem_response
-from app.api.middleware import Edge, record_of
+from app.api.errors import translate
+from app.api.middleware import Edge
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_routes
-from app.errors import InvalidOption, MethodNotAllowed, RouteNotFound, ServiceError
 from app.imaging.codec import Decoder
 from app.repository.registry import Registry
 from app.runtime import available_device
@@ -72,9 +69,8 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
     app.include_router(repository_routes(registry))
     app.include_router(system_routes(registry, metrics, settings.strict_readiness))
     app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, metrics=metrics)
-    app.add_exception_handler(HTTPException, _refuse)
-    app.add_exception_handler(ServiceError, _answer_error)
-    app.add_exception_handler(RequestValidationError, _refuse_parameter)
+    for refusal in (HTTPException, RequestValidationError):
+        app.add_exception_handler(refusal, translate)
     app.state.registry = registry
     return app
 
@@ -82,27 +78,3 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
 async def _load(registry: Registry, on_loaded: OnLoaded) -> None:
     await registry.load_all()
     on_loaded(registry)
-
-
-async def _answer_error(request: Request, error: Exception) -> Response:
-    if not isinstance(error, ServiceError):
-        raise error
-    return problem_response(error, record_of(request.scope).id)
-
-
-async def _refuse_parameter(request: Request, error: Exception) -> Response:
-    """FastAPI's own refusal of a parameter, in the same form as all others."""
-    if not isinstance(error, RequestValidationError):
-        raise error
-    first = error.errors()[0]
-    return problem_response(InvalidOption(f"{first['loc'][-1]}: {first['msg']}."), record_of(request.scope).id)
-
-
-async def _refuse(request: Request, error: Exception) -> Response:
-    """The router's own refusals, in the same form as all others."""
-    known = error.status_code if isinstance(error, HTTPException) else 500
-    refusal = MethodNotAllowed(request.method) if known == 405 else RouteNotFound()
-    response = problem_response(refusal, record_of(request.scope).id)
-    if isinstance(error, HTTPException) and error.headers:
-        response.headers.update(error.headers)
-    return response

@@ -19,14 +19,15 @@ from app.manifest import GRAPH, LABELS, Manifest, ServingConfig, read_labels, re
 from app.runtime import Device, Session, open_session
 from app.scheduling.batcher import Batcher, Ticket
 from app.scheduling.policy import Lane, Limits
-from app.tasks import Graph, Task, build_task
+from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
 from app.telemetry.metrics import Metrics
 from app.tensors import Tensor, Tensors, TensorSpec, split, stack
 
-INLINE_PIXELS = 128 * 128
-"""Up to here work on a picture stays on the event loop: preparing one of this size costs two hops to a thread and back
-(83 us against 40 us, `benchmarks/decode_hop.py` on two shared cores), and a thread would add one."""
+INLINE_SIZE = 128 * 128
+"""Up to so many pixels, and bytes of a file, work on a picture stays on the event loop: preparing one of this size
+costs two hops to a thread and back (83 us against 40 us, `benchmarks/decode_hop.py` on two shared cores), and a thread
+would add one. Bytes count because a file of few pixels may have a header that takes seconds to read."""
 
 Clock = Callable[[], float]
 Result = TypeVar("Result")
@@ -110,15 +111,15 @@ class Servable:
         """
         self._batcher.admit(1, deadline)
         options = self.task.settle(options)
-        picture = None if data is None else self._decoder.open(data)
         begun = self._clock()
-        shown = picture.pixels if picture else 0
-        prepared = await self._near(shown, lambda: self.task.prepare(picture, options))
+        prepared = await self._prepare(data, options)
         decoded = self._clock()
         outputs, queued, ran = await self._infer(prepared.tensors, deadline)
         inferred = self._clock()
         finish = self.task.draw if as_picture else self.task.interpret
-        size = max([shown if as_picture else 0, *(array.size for array in outputs.values())])
+        size = max(array.size for array in outputs.values())
+        if as_picture and prepared.picture is not None:
+            size = max(size, prepared.picture.pixels, len(data or b""))
         answer = await self._near(size, lambda: finish(outputs, prepared, options))
         timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
         self._metrics.decode.observe(timings.decode)
@@ -131,9 +132,18 @@ class Servable:
         for session in self.sessions:
             session.close()
 
-    async def _near(self, pixels: int, work: Callable[[], Result]) -> Result:
-        """Work on so many pixels: here while they are few, in the pool when they are not."""
-        if pixels <= INLINE_PIXELS:
+    async def _prepare(self, data: bytes | None, options: TaskOptions) -> Prepared:
+        """Open, decode and fit a picture; one that looks large from outside goes to the pool as a whole."""
+        if data is None:
+            return self.task.prepare(None, options)
+        if len(data) > INLINE_SIZE:
+            return await self._near(len(data), lambda: self.task.prepare(self._decoder.open(data), options))
+        picture = self._decoder.open(data)
+        return await self._near(picture.pixels, lambda: self.task.prepare(picture, options))
+
+    async def _near(self, size: int, work: Callable[[], Result]) -> Result:
+        """Work on so many pixels or bytes: here while they are few, in the pool when they are not."""
+        if size <= INLINE_SIZE:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.decode_hop
 
-Prints medians in microseconds by side of a square JPEG photograph-like picture; `app.servable.INLINE_PIXELS` is the
+Prints medians in microseconds by side of a square JPEG photograph-like picture; `app.servable.INLINE_SIZE` is the
 largest size whose preparation costs no more than a few hops: up to there a thread would only add to it.
 """
 

@@ -14,7 +14,7 @@ from app.errors import InvalidModel, Overloaded
 from app.imaging.codec import Decoder, encode_png
 from app.manifest import ServingConfig
 from app.runtime.function import FunctionSession
-from app.servable import INLINE_PIXELS, Resources, Servable, open_servable, warm_up
+from app.servable import INLINE_SIZE, Resources, Servable, open_servable, warm_up
 from app.tasks.classify import ClassifyOptions
 from app.tasks.generate import GenerateOptions
 from app.telemetry.metrics import Metrics
@@ -79,7 +79,7 @@ def test_more_rows_than_a_batch_holds_come_back_in_order(tmp_path: Path) -> None
 
 
 def test_a_large_picture_is_answered_as_a_small_one(tmp_path: Path) -> None:
-    side = int(INLINE_PIXELS**0.5) * 2
+    side = int(INLINE_SIZE**0.5) * 2
 
     async def use(servable: Servable) -> None:
         small = await servable.predict(picture(100), ClassifyOptions(), FOREVER)
@@ -147,5 +147,20 @@ def test_the_heat_map_is_drawn_over_the_picture_in_its_own_size(tmp_path: Path) 
 def test_a_servable_says_its_state(tmp_path: Path) -> None:
     async def use(servable: Servable) -> None:
         assert repr(servable) == "<Servable classify <Batcher tiny-classifier/1: 0 waiting, 0 running>>"
+
+    serving(make_classifier(tmp_path), use)
+
+
+def test_a_file_whose_header_takes_long_to_read_does_not_hold_the_others_up(tmp_path: Path) -> None:
+    """Empty segments before a tiny picture: few pixels, many bytes; the loop must go on turning meanwhile."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
+    hostile = buffer.getvalue()[:2] + b"\xff\xe5\x00\x02" * 200_000 + buffer.getvalue()[2:]
+
+    async def use(servable: Servable) -> None:
+        slow = asyncio.ensure_future(servable.predict(hostile, ClassifyOptions(), FOREVER))
+        await servable.predict(picture(1), ClassifyOptions(), FOREVER)
+        assert not slow.done()
+        await slow
 
     serving(make_classifier(tmp_path), use)

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
 from starlette.responses import Response
 
 from app import errors
@@ -52,12 +55,24 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
 
 
 def problem_response(error: ServiceError, instance: str) -> Response:
-    """The answer to a request that failed as a whole, with `Retry-After` where waiting helps."""
+    """The answer to a request that failed as a whole, with the headers that its status asks for."""
     headers = {"Cache-Control": "no-store"}
     if isinstance(error, errors.Overloaded | errors.NotReady):
         headers["Retry-After"] = str(_retry_after(error.retry_after))
+    if isinstance(error, errors.MethodNotAllowed):
+        headers["Allow"] = error.allowed
     body = orjson.dumps(problem(error, instance))
     return Response(body, status_of(error), headers, media_type="application/problem+json")
+
+
+async def translate(request: Request, error: Exception) -> Response:
+    """Handler of what the framework refuses by itself: raise it as one of our errors, which the edge answers."""
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        raise errors.InvalidOption(f"{first['loc'][-1]}: {first['msg']}.")
+    if isinstance(error, HTTPException) and error.status_code == 405:
+        raise errors.MethodNotAllowed(request.method, (error.headers or {}).get("Allow", ""))
+    raise errors.RouteNotFound
 
 
 def _retry_after(seconds: float) -> int:

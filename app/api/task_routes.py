@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -86,21 +86,29 @@ def _find(registry: Registry, kind: str, call: Call, record: Record) -> Servable
 
 
 async def _answer(
-    servable: Servable, call: Call, pictures: list[bytes], deadline: float, as_picture: bool, record: Record
+    servable: Servable,
+    call: Call,
+    pictures: Sequence[bytes | ServiceError],
+    deadline: float,
+    as_picture: bool,
+    record: Record,
 ) -> Response:
     """Predict for one picture, for several side by side, or for none where the task takes none."""
     if as_picture and len(pictures) > 1:
         raise NotAcceptable("An image/png answer holds one picture: send one, or accept application/json.")
+
+    async def predict(source: bytes | ServiceError | None) -> Prediction:
+        if isinstance(source, ServiceError):
+            raise source
+        return await servable.predict(source, call.options, deadline, as_picture)
+
     if len(pictures) <= 1:
-        source = pictures[0] if pictures else None
-        prediction = await servable.predict(source, call.options, deadline, as_picture)
+        prediction = await predict(pictures[0] if pictures else None)
         record.stages = asdict(prediction.timings)
         if isinstance(prediction.answer, bytes):
             return Response(prediction.answer, media_type="image/png")
         return _json(servable, prediction.answer)
-    outcomes = await asyncio.gather(
-        *(servable.predict(picture, call.options, deadline) for picture in pictures), return_exceptions=True
-    )
+    outcomes = await asyncio.gather(*map(predict, pictures), return_exceptions=True)
     return _json(servable, [item for outcome in outcomes for item in _items(outcome, record)])
 
 

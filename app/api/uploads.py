@@ -17,9 +17,9 @@ _MAX_FIELDS = 16
 
 @dataclass(frozen=True)
 class Upload:
-    """What one body held."""
+    """What one body held; a picture that could not be read stands as its error in its place."""
 
-    pictures: list[bytes] = field(default_factory=list)
+    pictures: list[bytes | InvalidRequest] = field(default_factory=list)
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -49,7 +49,7 @@ async def read_upload(request: Request, max_pictures: int) -> Upload:
 
     Raises:
         EmptyBody: there is no picture in it.
-        InvalidRequest: broken multipart, JSON or base64, or more than `max_pictures` pictures.
+        InvalidRequest: broken multipart or JSON, or more than `max_pictures` pictures.
         BodyTooLarge: the body passes the limit while it comes.
         CallerLeft: the connection closed before the end of the body.
     """
@@ -120,11 +120,11 @@ def _object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _base64(text: str) -> bytes:
+def _base64(text: str) -> bytes | InvalidRequest:
     """Decode base64 (RFC 4648, section 4), with or without the `data:` prefix that browsers put before it."""
     if text.startswith("data:"):
         text = text.partition(",")[2]
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidRequest("An entry of 'images' is not base64 (RFC 4648, section 4).") from None
+        return InvalidRequest("This entry of 'images' is not base64 (RFC 4648, section 4).")

@@ -84,6 +84,8 @@ class Registry:
             WrongTask: the model is for another task.
             NotReady: it is here and cannot answer.
         """
+        if name is None and version is not None and (default := self.default(kind)) is not None:
+            name = default.manifest.name
         known = self._serving.get((kind, name, version))
         return known if known is not None else self._explain(kind, name, version)
 

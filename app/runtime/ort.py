@@ -1,5 +1,6 @@
 """Sessions of ONNX Runtime, on CPU or CUDA."""
 
+import ctypes
 import os
 from typing import Any, Final
 
@@ -32,7 +33,8 @@ def available_device() -> Device:
     Raises:
         BackendMissing: onnxruntime is not installed.
     """
-    return "cuda" if "CUDAExecutionProvider" in _require().get_available_providers() else "cpu"
+    built = "CUDAExecutionProvider" in _require().get_available_providers()
+    return "cuda" if built and _cuda_devices() else "cpu"
 
 
 class OrtSession:
@@ -71,6 +73,17 @@ def _require() -> Any:
             "onnxruntime is not installed: pip install 'imago[cpu]', or 'imago[gpu]' on a machine with an NVIDIA GPU."
         )
     return ort
+
+
+def _cuda_devices() -> int:
+    """How many GPUs the driver offers (CUDA driver API): an onnxruntime built for CUDA is no proof of one."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    asked = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+    return count.value if asked else 0
 
 
 def _options(threads: int) -> Any:

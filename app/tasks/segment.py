@@ -63,7 +63,9 @@ class Segment(PictureTask[SegmentOptions]):
         super().__init__(manifest, labels, graph)
         if manifest.palette is not None and len(manifest.palette) != len(labels):
             raise InvalidModel(f"The palette has {len(manifest.palette)} colours for {len(labels)} labels.")
-        self.palette = manifest.palette or tuple(default_palette(len(labels)))
+        # A colour for each value of a byte: what a graph says beyond its labels is drawn, too.
+        chosen = manifest.palette or tuple(default_palette(len(labels)))
+        self.palette = chosen + tuple(default_palette(256))[len(chosen) :]
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: SegmentOptions) -> list[JsonObject]:
         """Shares (largest first, labels that do not occur left out) and label map of one row."""

@@ -84,7 +84,7 @@ async def exchange(
     leave: bool = False, cut: bool = False,
 ) -> Answer:  # fmt: skip
     """One request through plain ASGI; with `leave` the caller closes the connection once the body was read, with `cut`
-    before its end."""
+    before its end. The status is 0 where nothing was answered."""
     waiting = list(chunks)
     answered = asyncio.Event()
     sent: list[dict[str, Any]] = []
@@ -107,6 +107,8 @@ async def exchange(
         "headers": [(b"host", b"imago"), *headers], "client": ("127.0.0.1", 5), "server": ("imago", 80),
     }  # fmt: skip
     await app(scope, receive, send)
+    if not sent:
+        return Answer(0, {}, b"")
     start = next(message for message in sent if message["type"] == "http.response.start")
     body = b"".join(message.get("body", b"") for message in sent)
     return Answer(start["status"], {name.decode(): value.decode() for name, value in start["headers"]}, body)

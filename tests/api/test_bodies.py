@@ -83,6 +83,11 @@ def test_one_shape_of_answer_for_every_form_of_body(service: Service) -> None:
     assert answers == [answers[0]] * 3
 
 
+def test_text_that_is_no_base64_is_an_error_in_its_place(service: Service) -> None:
+    answer = service.ask("POST", "/classify", json={"images": [text(RED), "not base64!", text(BLUE)]})
+    assert [best(result) for result in answer.json()["results"]] == ["red", "invalid-request", "blue"]
+
+
 @pytest.mark.parametrize("form", ["multipart", "json"])
 def test_a_broken_picture_among_others_is_an_error_in_its_place(service: Service, form: str) -> None:
     pictures = [RED, b"no picture", BROKEN, BLUE]

@@ -166,7 +166,9 @@ def test_a_caller_that_leaves_cancels_its_job_and_nobody_elses(holding: Service,
         held.may_run.set()
         return (await first).status, second.status
 
-    assert holding.run(story()) == (200, 499)
+    assert holding.run(story()) == (200, 0)
+    left = '{model="held-generator",status="499",task="generate"}'
+    assert holding.metric("imago_requests_total")[left] == 1
     assert held.rows == [2]
     assert holding.metric("imago_cancelled_total") == {'{model="held-generator",task="generate"}': 1}
     assert holding.metric("imago_queue_depth") == {'{model="held-generator",task="generate"}': 0}
@@ -211,7 +213,10 @@ def test_a_deadline_that_passes_in_the_queue_is_told(holding: Service, held: Hel
 def test_a_caller_that_leaves_inside_its_body_is_no_fault(service: Service) -> None:
     for path in ("/classify", "/generate"):
         answer = service.run(exchange(service.app, "POST", path, chunks=[b"\x89PNG", b"half"], cut=True))
-        assert (answer.status, answer.json()["code"]) == (499, "caller-left")
+        assert answer.status == 0
+    counted = service.metric("imago_requests_total")
+    assert {series for series in counted if 'status="500"' in series} == set()
+    assert sum(count for series, count in counted.items() if 'status="499"' in series) == 2
 
 
 def test_while_models_are_loaded_callers_are_asked_to_come_back(held: Held, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ def test_the_newest_version_answers_and_older_ones_by_number(tmp_path: Path) -> 
     def check(registry: Registry) -> None:
         assert registry.get("classify", "tiny-classifier").manifest.version == 2
         assert registry.get("classify", "tiny-classifier", 1).manifest.version == 1
+        assert registry.get("classify", None, 1).manifest.version == 1
 
     with_registry(tmp_path, check)
 
