@@ -112,19 +112,20 @@ async def _load_once(settings: Settings) -> Registry:
 
 
 def _print_models(registry: Registry) -> None:
-    table = _table("model", "version", "task", "input", "device", "milliseconds by batch size")
+    table = _table("model", "version", "task", "input", "device", "batch up to", "milliseconds by batch size")
     for entry in registry.entries():
         table.add_row(entry.name, str(entry.version or ""), *_row(entry))
     console.print(table)
 
 
-def _row(entry: Entry) -> tuple[str, str, str, str]:
+def _row(entry: Entry) -> tuple[str, str, str, str, str]:
     task = entry.manifest.task if entry.manifest else ""
     if entry.servable is None:
-        return task, f"[red]{entry.state}[/]", "", f"[red]{escape(entry.reason)}[/]"
+        return task, f"[red]{entry.state}[/]", "", "", f"[red]{escape(entry.reason)}[/]"
     session = entry.servable.sessions[0]
     timed = ", ".join(f"{rows}: {seconds * 1000:.1f}" for rows, seconds in entry.servable.batch_seconds.items())
-    return task, escape(", ".join(map(str, session.inputs))), session.device, timed
+    largest = str(entry.servable.max_batch_size)
+    return task, escape(", ".join(map(str, session.inputs))), session.device, largest, timed
 
 
 def _newest(folder: ModelFolder) -> tuple[str, str, str]:

@@ -66,10 +66,13 @@ class Manifest(_Contract):
 
 
 class ServingConfig(_Contract):
-    """What the operator chose for one model, in `models/<name>/serving.toml`; every key has a default."""
+    """What the operator chose for one model, in `models/<name>/serving.toml`; every key has a default.
+
+    Without `max_batch_size` the size that was quickest for a row at warm-up, at most 16, is the largest.
+    """
 
     versions: Literal["latest", "all"] | tuple[int, ...] = "latest"
-    max_batch_size: int = Field(16, ge=1, le=1024)
+    max_batch_size: int | None = Field(None, ge=1, le=1024)
     max_queue_delay_ms: float = Field(0.0, ge=0, le=10_000)
     replicas: int | None = Field(None, ge=1, le=64)
     backend: str = "onnxruntime"

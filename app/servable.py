@@ -5,29 +5,30 @@ predict: open the picture -> Task.prepare -> Batcher.submit -> Session.run -> Ta
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
-
-from app.errors import InvalidModel
 from app.imaging.codec import Decoder
 from app.manifest import GRAPH, LABELS, Manifest, ServingConfig, read_labels, read_manifest, read_verified
 from app.runtime import Device, Session, open_session
+from app.runtime.warm_up import best_batch, warm_up
 from app.scheduling.batcher import Batcher, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
 from app.telemetry.metrics import Metrics
-from app.tensors import Tensor, Tensors, TensorSpec, split, stack
+from app.tensors import Tensors, split, stack
 
 INLINE_SIZE = 128 * 128
 """Up to so many pixels, and bytes of a file, work on a picture stays on the event loop: preparing one of this size
 costs two hops to a thread and back (83 us against 40 us, `benchmarks/decode_hop.py` on two shared cores), and a thread
 would add one. Bytes count because a file of few pixels may have a header that takes seconds to read."""
+
+MAX_ROWS = 16
+"""Rows of the largest batch tried where the operator names none."""
 
 Clock = Callable[[], float]
 Result = TypeVar("Result")
@@ -70,11 +71,12 @@ class Opened:
     """A version whose files were read, whose sessions are open and warm."""
 
     manifest: Manifest
-    serving: ServingConfig
     task: Task[Any]
     sessions: tuple[Session, ...]
     batch_seconds: Mapping[int, float]
     """What a batch of each size took at warm-up."""
+    max_batch_size: int
+    max_queue_delay: float
 
 
 class Servable:
@@ -85,16 +87,13 @@ class Servable:
         self.task = opened.task
         self.sessions = opened.sessions
         self.batch_seconds = opened.batch_seconds
-        self._max_rows = opened.serving.max_batch_size
+        self.max_batch_size = opened.max_batch_size
         self._decoder = resources.decoder
         self._pool = resources.pool
         self._clock = resources.clock
         self._metrics = resources.metrics.of(opened.task.kind, opened.manifest.name)
-        lane: Lane[Ticket] = Lane(
-            Limits(self._max_rows, opened.serving.max_queue_delay_ms / 1000, resources.max_queue_seconds)
-        )
-        largest = max(opened.batch_seconds)
-        lane.learn(largest, opened.batch_seconds[largest])
+        lane: Lane[Ticket] = Lane(Limits(opened.max_batch_size, opened.max_queue_delay, resources.max_queue_seconds))
+        lane.learn(opened.max_batch_size, opened.batch_seconds[opened.max_batch_size])
         name = f"{self.manifest.name}/{self.manifest.version}"
         self._batcher = Batcher(name, opened.sessions, lane, self._metrics, resources.clock)
 
@@ -150,7 +149,7 @@ class Servable:
     async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
         """Run the rows of one call, in several jobs where they are more than a batch; the longest times count."""
         rows = len(next(iter(tensors.values())))
-        counts = [min(self._max_rows, rows - start) for start in range(0, rows, self._max_rows)]
+        counts = [min(self.max_batch_size, rows - start) for start in range(0, rows, self.max_batch_size)]
         jobs = [
             self._batcher.submit(part, count, deadline)
             for part, count in zip(split(tensors, counts), counts, strict=True)
@@ -182,46 +181,6 @@ def open_version(folder: Path, serving: ServingConfig, resources: Resources) -> 
     task = build_task(manifest, read_labels(folder), Graph(sessions[0].inputs, sessions[0].outputs))
     for session in sessions[1:]:
         warm_up(session, 1)
-    return Opened(manifest, serving, task, sessions, warm_up(sessions[0], serving.max_batch_size))
-
-
-def warm_up(session: Session, max_rows: int) -> dict[int, float]:
-    """Run batches of 1, 2, 4, ... `max_rows` rows of noise; return the seconds that each size took.
-
-    Raises:
-        InvalidModel: the session fails, or an answer is not finite or has not as many rows as were sent.
-    """
-    random = np.random.default_rng(0)
-    sizes = sorted({1 << power for power in range(max_rows.bit_length())} | {max_rows})
-    _try(session, _noise(session.inputs, 1, random))
-    seconds: dict[int, float] = {}
-    for rows in sizes:
-        batch = _noise(session.inputs, rows, random)
-        begun = time.perf_counter()
-        outputs = _try(session, batch)
-        seconds[rows] = time.perf_counter() - begun
-        for name, array in outputs.items():
-            if array.shape[0] != rows or not np.isfinite(array).all():
-                raise InvalidModel(f"Output {name!r} of {rows} rows of noise is not {rows} finite rows.")
-    return seconds
-
-
-def _try(session: Session, batch: Tensors) -> Tensors:
-    try:
-        return session.run(batch)
-    except Exception as error:  # backends raise classes of their own; all mean that this graph cannot be served
-        raise InvalidModel(f"The graph fails on noise: {str(error)[:300]}") from error
-
-
-def _noise(specs: Sequence[TensorSpec], rows: int, random: np.random.Generator) -> Tensors:
-    """Rows that any graph takes: bytes for pictures, normal floats for latents, zeros for indices."""
-    batch: dict[str, Tensor] = {}
-    for spec in specs:
-        shape = (rows, *(64 if size is None else size for size in spec.shape[1:]))
-        if spec.dtype == np.uint8:
-            batch[spec.name] = random.integers(0, 256, shape, dtype=np.uint8)
-        elif spec.dtype.kind == "f":
-            batch[spec.name] = random.standard_normal(shape).astype(spec.dtype)
-        else:
-            batch[spec.name] = np.zeros(shape, dtype=spec.dtype)
-    return batch
+    limit = serving.max_batch_size
+    seconds = warm_up(sessions[0], limit or MAX_ROWS, thrifty=limit is None)
+    return Opened(manifest, task, sessions, seconds, limit or best_batch(seconds), serving.max_queue_delay_ms / 1000)

@@ -66,6 +66,7 @@ def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
         inputs=[str(spec) for spec in servable.sessions[0].inputs] if servable else [],
         outputs=[str(spec) for spec in servable.sessions[0].outputs] if servable else [],
         device=servable.sessions[0].device if servable else None,
+        max_batch_size=servable.max_batch_size if servable else None,
         batch_milliseconds={
             str(rows): round(seconds * 1000, 3)
             for rows, seconds in (servable.batch_seconds if servable else {}).items()
