@@ -14,8 +14,9 @@ _REPEAT_SECONDS = 0.1
 """A size is timed three times, or until this much time has gone into it; its quickest run counts."""
 _HOPELESS = 1.5
 """A row that takes so many times what the best took says that larger batches only cost memory: caches are full."""
-_AS_GOOD = 1.1
-"""Within a tenth of the best time per row the larger batch is preferred: timing is not more exact than that."""
+_AS_GOOD = 1.25
+"""Within a quarter of the best time per row the larger batch is preferred: timing on a shared machine is not more exact,
+and fewer runs save the hops to a thread and back that are not in it."""
 
 
 def warm_up(session: Session, max_rows: int, thrifty: bool = False) -> dict[int, float]:
