@@ -15,7 +15,7 @@ _REPEAT_SECONDS = 0.1
 _HOPELESS = 1.5
 """A row that takes so many times what the best took says that larger batches only cost memory: caches are full."""
 _AS_GOOD = 1.25
-"""Within a quarter of the best time per row the larger batch is preferred: timing on a shared machine is not more exact,
+"""Within a quarter of the best time per row the larger batch is preferred: shared machines are not timed more exactly,
 and fewer runs save the hops to a thread and back that are not in it."""
 
 
