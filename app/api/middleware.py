@@ -131,7 +131,9 @@ class Edge:
         if record.task:
             self._metrics.requests.labels(record.task, record.model, str(record.status)).inc()
             self._metrics.request_seconds.labels(record.task, record.model).observe(seconds)
-        logger.info("%s %s %d %.1f ms", scope["method"], scope["path"], record.status, seconds * 1000)
+        # Probes and scrapes come every few seconds and say nothing; whoever debugs them asks for their lines.
+        level = logging.INFO if record.task or record.status >= 500 else logging.DEBUG
+        logger.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], record.status, seconds * 1000)
 
 
 def _request_id(headers: Headers) -> str:
