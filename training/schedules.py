@@ -10,6 +10,12 @@ def triangle(steps: int, peak: float) -> Callable[[int], float]:
     return lambda step: min((step + 1) / top, max(0.0, (steps - step) / max(1.0, steps - top)))
 
 
+def two_triangles(steps: int, second: int, height: float) -> Callable[[int], float]:
+    """A triangle up to step `second`, then one of `height` up to `steps`; both peak early."""
+    first, again = triangle(second, peak=0.05), triangle(steps - second, peak=0.05)
+    return lambda step: first(step) if step < second else height * again(step - second)
+
+
 def cosine(steps: int, warm_up: int) -> Callable[[int], float]:
     """Linear warm-up, then half a cosine down to 0."""
 
