@@ -63,9 +63,10 @@ def export(
     run: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
     models: Annotated[Path, typer.Option(help="The folder that is served.")] = Path("models"),
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
+    note: Annotated[str, typer.Option(help="What a reader of the card should know about this run.")] = "",
 ) -> None:
     """Export a run into the models folder, compared with torch and scored through the server's own code."""
-    folder = make_version(_recipe(name), Run(run), data, models, version)
+    folder = make_version(_recipe(name), Run(run), data, models, version, note)
     console.print(f"{folder} is complete")
 
 

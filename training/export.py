@@ -31,8 +31,8 @@ class ExportRefused(Exception):
     """A version cannot be made as asked; the sentence says why."""
 
 
-def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int | None = None) -> Path:
-    """Make the next (or the given) version of a recipe's model; return its folder.
+def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int | None = None, note: str = "") -> Path:
+    """Make the next (or the given) version of a recipe's model; return its folder. The card repeats `note`.
 
     Raises:
         ExportRefused: the version is there already, or torch and ONNX Runtime disagree.
@@ -47,7 +47,7 @@ def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int 
     graph, examples = recipe.graph(hyper, run.weights(), data), recipe.examples(hyper, data)
     content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
     agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
-    manifest = _manifest(recipe.card, recipe.name, version, record, agreed)
+    manifest = _manifest(recipe.card, recipe.name, version, record | {"note": note}, agreed)
     with draft(home, version) as folder:
         (folder / GRAPH).write_bytes(content)
         _complete(recipe, manifest, folder, content, data)
@@ -80,6 +80,7 @@ def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parit
         "hardware": record["hardware"],
         "torch": record["torch"],
         "validation": record.get("metrics", {}),
+        "note": record["note"],
     }
     return Manifest(
         name=name, version=version, task=card.task, description=card.description, licence=card.licence,
