@@ -1,8 +1,8 @@
 """cifar10-generator: new 32x32 pictures of a wanted class.
 
-    claim     the shipped classifier, which had no part in training, recognises the class of most generated pictures
-              (the shipped version's figure, and a contact sheet, are in its model card)
-    time      about 45 minutes on 2 CPU cores with bfloat16 arithmetic
+    claim     the shipped classifier, which had no part in training, sees the wanted class in 94.0 % of 1,000 pictures
+              (version 1; contact sheet beside its card)
+    time      about 20 minutes on 2 CPU cores with bfloat16 arithmetic, features included
     seed      0
     command   imago-train fit cifar10-generator --data DIR
 
@@ -128,8 +128,9 @@ class Cifar10Generator(Recipe[GeneratorHyper]):
         data=cifar.FACTS,
         labels=cifar.CLASSES,
         uses="Demonstration, teaching and load tests.",
-        limits="Thumbnails of a first, short training: shapes are often crooked, animals above all. The score says "
-        f"only that {JUDGE} finds the wanted class in them, not how natural they look; no FID was measured.",
+        limits="A first, short training (150,000 pictures seen). Cars, ships, horses and planes come out recognisable; "
+        "cats, dogs, birds and frogs are often crooked, colours at times garish, and poses repeat within a class. The "
+        f"score says only that {JUDGE} finds the wanted class, not how natural a picture looks: no FID was measured.",
     )
 
     def plan(self, hyper: GeneratorHyper, data: Path, run: Run) -> Plan:
