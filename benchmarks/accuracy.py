@@ -12,11 +12,11 @@ import asyncio
 import base64
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import httpx
 import numpy as np
@@ -25,12 +25,12 @@ from rich.console import Console
 from rich.table import Table
 
 from app.imaging.codec import Decoder
+from benchmarks.client import post_all
 from benchmarks.server import running_server
 from training.data import camvid, cifar
 from training.metrics import confusion, intersection_over_union
 
 console = Console(width=140, highlight=False)
-Label = TypeVar("Label")
 
 
 @dataclass(frozen=True)
@@ -49,26 +49,6 @@ class Row:
     def holds(self) -> bool:
         """Whether the figure is as near to the card's as it must be."""
         return abs(self.measured - self.card) <= self.tolerance
-
-
-async def post_all(
-    url: str, clients: int, items: Iterable[tuple[bytes, Label]], use: Callable[[dict[str, Any], Label], None]
-) -> int:
-    """Post every picture, `clients` at a time, and hand each result over beside its label; return how many."""
-    source, count = iter(items), 0
-
-    async def client(session: httpx.AsyncClient) -> None:
-        nonlocal count
-        for data, label in source:
-            response = await session.post(url, content=data)
-            response.raise_for_status()
-            use(response.json()["results"][0], label)
-            count += 1
-
-    limits = httpx.Limits(max_connections=clients)
-    async with httpx.AsyncClient(limits=limits, timeout=60) as session:
-        await asyncio.gather(*(client(session) for _ in range(clients)))
-    return count
 
 
 def classify(url: str, data: Path, clients: int, limit: int | None) -> Row:

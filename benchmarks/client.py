@@ -1,0 +1,53 @@
+"""A client that costs less than the server it asks: HTTP/1.1 over kept connections, one request at a time on each.
+
+httpx spends 3 ms of a core on a request; 32 such clients in one process never fill a batch of a model that takes 1 ms.
+"""
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
+
+import orjson
+
+Label = TypeVar("Label")
+
+_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+
+
+class RequestFailed(Exception):
+    """An answer other than 200."""
+
+
+async def post_all(
+    url: str, clients: int, items: Iterable[tuple[bytes, Label]], use: Callable[[dict[str, Any], Label], None]
+) -> int:
+    """Post every picture, `clients` at a time, and hand each result over beside its label; return how many.
+
+    Raises:
+        RequestFailed: an answer is not 200.
+    """
+    target, source, counts = urlsplit(url), iter(items), [0] * clients
+    path = f"{target.path}?{target.query}".rstrip("?")
+
+    async def client(number: int) -> None:
+        reader, writer = await asyncio.open_connection(target.hostname, target.port)
+        for data, label in source:
+            writer.write(f"POST {path} HTTP/1.1\r\nHost: imago\r\nContent-Length: {len(data)}\r\n\r\n".encode() + data)
+            use(orjson.loads(await _answer(reader))["results"][0], label)
+            counts[number] += 1
+        writer.close()
+        await writer.wait_closed()
+
+    await asyncio.gather(*map(client, range(clients)))
+    return sum(counts)
+
+
+async def _answer(reader: asyncio.StreamReader) -> bytes:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = _LENGTH.search(head)
+    body = await reader.readexactly(int(length[1]) if length else 0)
+    if not head.startswith(b"HTTP/1.1 200 "):
+        raise RequestFailed(f"{head.splitlines()[0].decode()}: {body[:300].decode(errors='replace')}")
+    return body
