@@ -78,7 +78,7 @@ def test_sigterm_ends_the_server_with_0(model_root: Path) -> None:
 def test_requests_that_run_at_sigterm_are_answered(tmp_path: Path) -> None:
     """The batch is held open by the operator's delay, so that the request certainly runs when the signal comes."""
     make_classifier(tmp_path)
-    (tmp_path / "tiny-classifier" / "serving.toml").write_text("max_queue_delay_ms = 1500\n")
+    (tmp_path / "tiny-classifier" / "serving.toml").write_text("max_queue_delay_ms = 1500\nmax_batch_size = 4\n")
     answers: list[int] = []
     with running_server(tmp_path) as server:
         asking = threading.Thread(
