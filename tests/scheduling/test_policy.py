@@ -96,7 +96,9 @@ def test_with_a_delay_jobs_gather_until_it_passed_or_the_batch_is_full() -> None
 
 
 def test_a_first_job_is_admitted_before_anything_was_measured() -> None:
-    lane_with().admit(1, deadline=1, now=0)
+    lane = lane_with()
+    lane.admit(1, deadline=1, now=0)
+    assert lane.expected(1) == 0
 
 
 def test_a_job_that_could_not_be_answered_before_its_deadline_is_refused() -> None:
@@ -118,6 +120,7 @@ def test_a_queue_that_would_last_too_long_refuses_whatever_the_deadline() -> Non
 def test_an_empty_queue_admits_even_when_the_model_was_slow() -> None:
     lane = lane_with(max_queue_seconds=1.0)
     lane.learn(rows=1, seconds=60)
+    assert lane.expected(1) > 5
     lane.admit(1, deadline=5, now=0)
 
 
