@@ -88,12 +88,13 @@ class NotAcceptable(ServiceError):
 
 
 class ModelNotFound(ServiceError):
-    """No such model, or no such version of it, is served."""
+    """No such model, or no such version of it, is served, or none for the task."""
 
     code = "model-not-found"
 
-    def __init__(self, name: str, version: int | None = None) -> None:
-        which = f"Model {name[:64]!r}" + ("" if version is None else f" version {version}")
+    def __init__(self, name: str | None, version: int | None = None) -> None:
+        which = "A model for this task" if name is None else f"Model {name[:64]!r}"
+        which += "" if version is None else f" version {version}"
         super().__init__(f"{which} is not served here: GET /models lists what is.")
 
 

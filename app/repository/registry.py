@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NoReturn
 
 from app.errors import ImagoError, InvalidModel, ModelNotFound, NotReady, WrongTask
 from app.manifest import Manifest, read_manifest
@@ -87,7 +87,9 @@ class Registry:
         if name is None and version is not None and (default := self.default(kind)) is not None:
             name = default.manifest.name
         known = self._serving.get((kind, name, version))
-        return known if known is not None else self._explain(kind, name, version)
+        if known is None:
+            self._refuse(kind, name, version)
+        return known
 
     def default(self, kind: str) -> Servable | None:
         """The servable that answers a task where a request names no model."""
@@ -149,19 +151,21 @@ class Registry:
         self._serving = serving
         self._resources.metrics.models_loaded.set(len(ready))
 
-    def _explain(self, kind: str, name: str | None, version: int | None) -> Servable:
+    def _refuse(self, kind: str, name: str | None, version: int | None) -> NoReturn:
         """Raise the error that says why nobody answers."""
+        if not self.settled.is_set():
+            raise NotReady("The models are being loaded: retry.")
+        name = name or self._defaults.get(kind)
         if name is None:
-            if not self.settled.is_set():
-                raise NotReady("The models are being loaded: retry.")
-            raise ModelNotFound(self._defaults.get(kind, f"any for {kind}"), version)
-        entries = [entry for entry in self.describe(name) if version in (None, entry.version)]
+            entries = [entry for entry in self.entries() if entry.manifest and entry.manifest.task == kind]
+        else:
+            entries = [entry for entry in self.describe(name) if version in (None, entry.version)]
         if not entries:
             raise ModelNotFound(name, version)
         entry = entries[0]
         if entry.servable is None:
-            raise NotReady(f"Model {name!r} cannot answer: {entry.reason or entry.state}.", retry_after=5)
-        raise WrongTask(name, entry.servable.task.kind, kind)
+            raise NotReady(f"Model {entry.name!r} cannot answer: {entry.reason or entry.state}", retry_after=5)
+        raise WrongTask(entry.name, entry.servable.task.kind, kind)
 
     def _check_defaults(self) -> None:
         for kind, name in self._defaults.items():

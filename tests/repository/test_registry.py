@@ -57,6 +57,16 @@ def test_the_operator_s_default_answers_instead(tmp_path: Path) -> None:
     with_registry(tmp_path, lambda registry: _named(registry, "beta"), {"classify": "beta"})
 
 
+def test_a_default_that_is_not_there_is_not_found_though_another_model_could_answer(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+
+    def check(registry: Registry) -> None:
+        with pytest.raises(ModelNotFound, match="'gone'"):
+            registry.get("classify")
+
+    with_registry(tmp_path, check, {"classify": "gone"})
+
+
 def _named(registry: Registry, name: str) -> None:
     assert registry.get("classify").manifest.name == name
     default = registry.default("classify")
@@ -136,6 +146,9 @@ def remove_graph(version: Path) -> None:
     (version / "model.onnx").unlink()
 
 
+UNREADABLE = (damage_manifest, rename_model, unknown_task)
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -158,8 +171,11 @@ def test_a_damaged_version_is_kept_with_its_reason_and_the_others_serve(
         assert (broken.state, whole.state) == ("failed", "ready")
         assert sentence in broken.reason
         assert str(tmp_path) not in broken.reason
-        with pytest.raises(NotReady):
-            registry.get("classify", "tiny-classifier")
+        for name in ("tiny-classifier", None):
+            with pytest.raises((NotReady, ModelNotFound)) as refused:
+                registry.get("classify", name)
+            # A version whose manifest cannot be read may be for any task.
+            assert isinstance(refused.value, NotReady) or (name is None and damage in UNREADABLE)
 
     with_registry(tmp_path, check)
 
