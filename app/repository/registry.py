@@ -155,7 +155,7 @@ class Registry:
         """Raise the error that says why nobody answers."""
         if not self.settled.is_set():
             raise NotReady("The models are being loaded: retry.")
-        name = name or self._defaults.get(kind)
+        name = self._defaults.get(kind) if name is None else name
         if name is None:
             entries = [entry for entry in self.entries() if entry.manifest and entry.manifest.task == kind]
         else:
