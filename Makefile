@@ -22,6 +22,7 @@ types: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.dev
 
 # Accuracy through HTTP of a server that runs already; DATA is the folder of data sets.
 bench: $(VENV)/.$(RUNTIME) $(VENV)/.train
+	@test -n "$(DATA)" || { echo "make bench DATA=FOLDER, the one that holds cifar10/ and camvid/"; exit 2; }
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
 
 clean:
