@@ -118,12 +118,15 @@ def read_serving(folder: Path) -> ServingConfig:
         raise InvalidModel(f"{_short(path)} is not TOML: {error}") from error
 
 
-def read_labels(folder: Path) -> tuple[str, ...]:
-    """The labels of a version, one a line in the order of the graph's class indices; none without a file."""
-    path = folder / LABELS
-    if not path.exists():
+def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The labels of a version, one a line in the order of the graph's class indices; none without a file.
+
+    Raises:
+        InvalidModel: as `read_verified`.
+    """
+    if LABELS not in manifest.files and not (folder / LABELS).exists():
         return ()
-    return tuple(path.read_text(encoding="utf-8").splitlines())
+    return tuple(read_verified(folder, manifest, LABELS).decode("utf-8").splitlines())
 
 
 def digest(data: bytes) -> FileDigest:

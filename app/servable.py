@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.imaging.codec import Decoder
-from app.manifest import GRAPH, LABELS, Manifest, ServingConfig, read_labels, read_manifest, read_verified
+from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verified
 from app.runtime import Device, Session, open_session
 from app.runtime.warm_up import best_batch, warm_up
 from app.scheduling.batcher import Batcher, Ticket
@@ -149,6 +149,8 @@ class Servable:
     async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
         """Run the rows of one call, in several jobs where they are more than a batch; the longest times count."""
         rows = len(next(iter(tensors.values())))
+        if rows > self.max_batch_size:
+            self._batcher.admit(rows, deadline)  # all or nothing: no part runs for an answer that cannot be whole
         counts = [min(self.max_batch_size, rows - start) for start in range(0, rows, self.max_batch_size)]
         jobs = [
             self._batcher.submit(part, count, deadline)
@@ -159,7 +161,7 @@ class Servable:
         return outputs, max(job.queue_seconds for job in done), max(job.run_seconds for job in done)
 
 
-async def open_servable(folder: Path, serving: ServingConfig, resources: Resources) -> Servable:
+async def open_servable(folder: Path, manifest: Manifest, serving: ServingConfig, resources: Resources) -> Servable:
     """Open, check and warm up the version in `folder`, in a thread; only then is it able to answer.
 
     Raises:
@@ -167,18 +169,15 @@ async def open_servable(folder: Path, serving: ServingConfig, resources: Resourc
         BackendMissing: the inference library for this device is not installed.
     """
     loop = asyncio.get_running_loop()
-    return Servable(await loop.run_in_executor(None, open_version, folder, serving, resources), resources)
+    return Servable(await loop.run_in_executor(None, open_version, folder, manifest, serving, resources), resources)
 
 
-def open_version(folder: Path, serving: ServingConfig, resources: Resources) -> Opened:
+def open_version(folder: Path, manifest: Manifest, serving: ServingConfig, resources: Resources) -> Opened:
     """The blocking part of `open_servable`."""
-    manifest = read_manifest(folder)
     graph = read_verified(folder, manifest, GRAPH)
-    if LABELS in manifest.files:
-        read_verified(folder, manifest, LABELS)
     replicas = serving.replicas or resources.replicas
     sessions = tuple(open_session(graph, resources.device, resources.threads, serving.backend) for _ in range(replicas))
-    task = build_task(manifest, read_labels(folder), Graph(sessions[0].inputs, sessions[0].outputs))
+    task = build_task(manifest, read_labels(folder, manifest), Graph(sessions[0].inputs, sessions[0].outputs))
     for session in sessions[1:]:
         warm_up(session, 1)
     limit = serving.max_batch_size

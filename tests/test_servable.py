@@ -12,7 +12,7 @@ from PIL import Image
 
 from app.errors import Overloaded
 from app.imaging.codec import Decoder, encode_png
-from app.manifest import ServingConfig
+from app.manifest import ServingConfig, read_manifest
 from app.servable import INLINE_SIZE, Resources, Servable, open_servable
 from app.tasks.classify import ClassifyOptions
 from app.tasks.generate import GenerateOptions
@@ -28,7 +28,9 @@ def serving(folder: Path, use: Callable[[Servable], Awaitable[None]], config: Se
 
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            servable = await open_servable(folder, config, Resources(Decoder(), pool, metrics, threads=1))
+            servable = await open_servable(
+                folder, read_manifest(folder), config, Resources(Decoder(), pool, metrics, threads=1)
+            )
             try:
                 await use(servable)
             finally:

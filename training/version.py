@@ -53,7 +53,7 @@ class Version:
 def open_version(folder: Path) -> Version:
     """Open a version folder, digests checked. Raises app.errors.InvalidModel."""
     manifest = read_manifest(folder)
-    return assemble(manifest, read_labels(folder), read_verified(folder, manifest, GRAPH), folder)
+    return assemble(manifest, read_labels(folder, manifest), read_verified(folder, manifest, GRAPH), folder)
 
 
 def assemble(manifest: Manifest, labels: tuple[str, ...], graph: bytes, folder: Path) -> Version:

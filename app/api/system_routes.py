@@ -63,7 +63,7 @@ def _readiness(registry: Registry, strict: bool) -> Readiness:
     """Ready means: every model was tried, and one answers (`strict`: all do)."""
     by_state: dict[str, dict[str, str]] = {"loading": {}, "ready": {}, "failed": {}}
     for entry in registry.entries():
-        by_state[entry.state][f"{entry.name}/{entry.version}"] = entry.reason
+        by_state[entry.state][str(entry)] = entry.reason
     settled = registry.settled.is_set()
     ready = settled and bool(by_state["ready"]) and not (strict and by_state["failed"])
     return Readiness(ready=ready, settled=settled, loading=list(by_state["loading"]), failed=by_state["failed"])

@@ -28,6 +28,9 @@ class Entry:
     manifest: Manifest | None = None
     servable: Servable | None = None
 
+    def __str__(self) -> str:
+        return f"{self.name}/{self.version}" if self.version else self.name
+
 
 class Registry:
     """The model versions of one process, by name and version."""
@@ -42,7 +45,7 @@ class Registry:
         self._serving: dict[tuple[str, str | None, int | None], Servable] = {}
 
     def __repr__(self) -> str:
-        return f"<Registry {self.root.name}: {', '.join(f'{e.name}/{e.version} {e.state}' for e in self.entries())}>"
+        return f"<Registry {self.root.name}: {', '.join(f'{e} {e.state}' for e in self.entries())}>"
 
     def entries(self) -> list[Entry]:
         """All versions, by name, newest first."""
@@ -115,21 +118,21 @@ class Registry:
         path = folder.version_path(version)
         try:
             entry.manifest = _matching(read_manifest(path), folder.name, version)
-            entry.servable = await open_servable(path, folder.serving, self._resources)
+            entry.servable = await open_servable(path, entry.manifest, folder.serving, self._resources)
         except ImagoError as error:
             self._fail(entry, error.detail)
             return
         except Exception:  # whatever one version trips over, the others are loaded
-            logger.exception("loading %s/%d failed unexpectedly", folder.name, version)
+            logger.exception("loading %s failed unexpectedly", entry)
             self._fail(entry, "loading failed unexpectedly; the log says how")
             return
         entry.state = "ready"
-        logger.info("%s/%d is ready", folder.name, version)
+        logger.info("%s is ready", entry)
         self._route()
 
     def _fail(self, entry: Entry, reason: str) -> None:
         entry.state, entry.reason = "failed", reason
-        logger.error("%s/%d is broken: %s", entry.name, entry.version, reason)
+        logger.error("%s is broken: %s", entry, reason)
 
     def _keep(self, entry: Entry) -> Entry:
         self._entries.setdefault(entry.name, {})[entry.version] = entry
@@ -138,18 +141,18 @@ class Registry:
     def _route(self) -> None:
         """Write down who answers each question, so that a request costs one look-up."""
         serving: dict[tuple[str, str | None, int | None], Servable] = {}
-        ready = [entry for entry in self.entries() if entry.servable is not None]
-        for entry in ready:
-            servable = entry.servable
-            if servable is None:
+        loaded = 0
+        for entry in self.entries():
+            if (servable := entry.servable) is None:
                 continue
+            loaded += 1
             kind = servable.task.kind
             serving[kind, entry.name, entry.version] = servable
             serving.setdefault((kind, entry.name, None), servable)
             if self._defaults.get(kind, entry.name) == entry.name:
                 serving.setdefault((kind, None, None), servable)
         self._serving = serving
-        self._resources.metrics.models_loaded.set(len(ready))
+        self._resources.metrics.models_loaded.set(loaded)
 
     def _refuse(self, kind: str, name: str | None, version: int | None) -> NoReturn:
         """Raise the error that says why nobody answers."""

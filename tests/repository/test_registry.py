@@ -203,3 +203,15 @@ def test_a_registry_says_its_state(tmp_path: Path) -> None:
         assert repr(registry) == f"<Registry {tmp_path.name}: tiny-classifier/1 ready>"
 
     with_registry(tmp_path, check)
+
+
+def test_labels_that_the_manifest_does_not_list_are_not_trusted(tmp_path: Path) -> None:
+    path = make_classifier(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest["files"]["labels.txt"]
+    path.write_text(json.dumps(manifest))
+
+    def check(registry: Registry) -> None:
+        assert "labels.txt is not listed" in registry.entries()[0].reason
+
+    with_registry(tmp_path, check)

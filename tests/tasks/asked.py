@@ -41,5 +41,6 @@ class Asked:
 
 def opened(folder: Path) -> Asked:
     session = open_session((folder / GRAPH).read_bytes(), threads=1)
-    task = build_task(read_manifest(folder), read_labels(folder), Graph(session.inputs, session.outputs))
+    manifest = read_manifest(folder)
+    task = build_task(manifest, read_labels(folder, manifest), Graph(session.inputs, session.outputs))
     return Asked(task, session)
