@@ -16,11 +16,14 @@ from app.api.middleware import Edge
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_routes
+from app.errors import InvalidSettings
 from app.imaging.codec import Decoder
+from app.manifest import nearest
 from app.repository.registry import Registry
 from app.runtime import available_device
 from app.servable import Resources
 from app.settings import Settings
+from app.tasks import TASKS
 from app.telemetry.metrics import Metrics
 
 OnLoaded = Callable[[Registry], None]
@@ -31,7 +34,11 @@ def create_registry(settings: Settings, metrics: Metrics) -> Registry:
 
     Raises:
         BackendMissing: the inference library for the device is not installed.
+        InvalidSettings: a default is set for a task that does not exist.
     """
+    for kind in settings.default_models:
+        if kind not in TASKS:
+            raise InvalidSettings(f"default_models: task {kind!r} is unknown{nearest(kind, TASKS)}")
     cores = os.cpu_count() or 1
     resources = Resources(
         decoder=Decoder(settings.formats, settings.max_pixels),

@@ -87,3 +87,10 @@ def test_list_names_a_broken_manifest(tmp_path: Path) -> None:
     path = make_classifier(tmp_path) / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "taks": "classify"}))
     assert "'taks' is unknown; did you mean 'task'" in text_of(run("list", "--models", str(tmp_path)))
+
+
+def test_a_default_for_a_task_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+    result = run("check", "--models", str(tmp_path), "--default-models", "clasify=tiny-classifier")
+    assert result.exit_code != 0
+    assert "did you mean 'classify'" in str(result.exception)

@@ -80,10 +80,10 @@ def verify(
         console.print(f"{name} {value:.4f}")
 
 
-def main() -> None:
-    """Run the command line; a refusal is one sentence on standard error and exit code 1."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line (the process's own without `arguments`); a refusal is one sentence and exit code 1."""
     try:
-        cli()
+        cli(arguments)
     except REFUSALS as refusal:
         typer.secho(f"imago-train: {refusal}", err=True, fg="red")
         sys.exit(1)

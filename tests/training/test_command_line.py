@@ -1,6 +1,5 @@
 """The command line: what it refuses, and a fit, export and verify from end to end."""
 
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,25 +10,22 @@ from training.__main__ import cli, main
 SMALL = ["--epochs", "1", "--batch-size", "8", "--set", "widths=[8,8,8]", "--set", "precision=float32"]
 
 
-def run_main(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
-    monkeypatch.setattr(sys, "argv", ["imago-train", *arguments])
+def run_main(arguments: list[str]) -> int:
     with pytest.raises(SystemExit) as end:
-        main()
+        main(arguments)
     return int(end.value.code or 0)
 
 
 def test_fit_export_verify_from_end_to_end(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     source, run, models = ["--data", str(data)], ["--run", "runs/cifar10-classifier"], ["--models", "models"]
-    assert run_main(["fit", "cifar10-classifier", *source, *SMALL], monkeypatch) == 0
-    assert run_main(["export", "cifar10-classifier", *source, *run, *models], monkeypatch) == 0
-    assert run_main(["verify", "models/cifar10-classifier/1", *source], monkeypatch) == 0
+    assert run_main(["fit", "cifar10-classifier", *source, *SMALL]) == 0
+    assert run_main(["export", "cifar10-classifier", *source, *run, *models]) == 0
+    assert run_main(["verify", "models/cifar10-classifier/1", *source]) == 0
 
 
-def test_missing_data_are_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    code = run_main(["fit", "camvid-segmenter", "--data", str(tmp_path), "--out", str(tmp_path / "run")], monkeypatch)
+def test_missing_data_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = run_main(["fit", "camvid-segmenter", "--data", str(tmp_path), "--out", str(tmp_path / "run")])
     assert code == 1
     error = capsys.readouterr().err
     assert "holds no CamVid" in error
