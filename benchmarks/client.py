@@ -1,6 +1,7 @@
 """A client that costs less than the server it asks: HTTP/1.1 over kept connections, one request at a time on each.
 
-httpx spends 3 ms of a core on a request; 32 such clients in one process never fill a batch of a model that takes 1 ms.
+A general client such as httpx takes more of a core for a request than a small model does, so that a crowd of such
+clients in one process never fills a batch.
 """
 
 import asyncio
