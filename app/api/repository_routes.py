@@ -1,16 +1,18 @@
 """What is served: `/models`, `/models/{name}`, `/tasks`."""
 
+from typing import Any
+
 from fastapi import APIRouter
 
 from app.api.errors import STATUS
-from app.api.schemas import ModelDetail, ModelList, ModelSummary, Problem, TaskList, TaskSummary
+from app.api.schemas import ModelDetail, ModelList, ModelSummary, TaskList, TaskSummary, problem_content
 from app.errors import InvalidOption, ModelNotFound
 from app.manifest import CARD
 from app.repository.registry import Entry, Registry
 from app.tasks import TASKS
 
-_PROBLEMS = {
-    STATUS[error]: {"model": Problem, "description": f"`{error.code}`"} for error in (ModelNotFound, InvalidOption)
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    STATUS[error]: problem_content(error.code) for error in (ModelNotFound, InvalidOption)
 }
 
 
@@ -23,7 +25,7 @@ def repository_routes(registry: Registry) -> APIRouter:
         names = dict.fromkeys(entry.name for entry in registry.entries())
         return ModelList(models=[_summary(registry, registry.describe(name)) for name in names])
 
-    @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_PROBLEMS)  # type: ignore[arg-type]
+    @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_PROBLEMS)
     async def model(name: str, version: int | None = None) -> ModelDetail:
         entries = [entry for entry in registry.describe(name) if version in (None, entry.version)]
         if not entries:

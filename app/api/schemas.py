@@ -107,12 +107,14 @@ def error_responses() -> dict[int | str, dict[str, Any]]:
         if status not in (404, 405, 499):
             codes.setdefault(status, []).append(error.code)
     codes[404] = ["model-not-found"]
+    return {status: problem_content(*names) for status, names in sorted(codes.items())}
+
+
+def problem_content(*codes: str) -> dict[str, Any]:
+    """What one status may answer: problems with these codes."""
     return {
-        status: {
-            "description": ", ".join(f"`{code}`" for code in names),
-            "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-        }
-        for status, names in sorted(codes.items())
+        "description": ", ".join(f"`{code}`" for code in codes),
+        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
     }
 
 

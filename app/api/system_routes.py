@@ -6,7 +6,7 @@ from typing import Final
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 
 from app.api.schemas import Readiness
 from app.errors import RouteNotFound
@@ -34,13 +34,18 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRout
     async def livez() -> dict[str, str]:
         return {"status": "alive"}
 
-    @router.get("/readyz", summary="Whether models answer, and which are broken", responses={503: {"model": Readiness}})
+    @router.get(
+        "/readyz",
+        summary="Whether models answer, and which are broken",
+        response_model=Readiness,
+        responses={503: {"model": Readiness}},
+    )
     async def readyz() -> Response:
         state = _readiness(registry, strict)
         headers = {"Cache-Control": "no-store"} | ({} if state.ready else {"Retry-After": "1"})
         return Response(state.model_dump_json(), 200 if state.ready else 503, headers, media_type="application/json")
 
-    @router.get("/metrics", summary="Prometheus metrics")
+    @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
         body, media_type = metrics.render(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": media_type})
