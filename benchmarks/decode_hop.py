@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.imaging.codec import Decoder
-from app.imaging.geometry import fit, size_needed
+from app.imaging.geometry import fit
 from app.manifest import ImageInput
 
 ROUNDS = 300
@@ -38,8 +38,7 @@ def jpeg(side: int) -> bytes:
 def prepare(data: bytes) -> None:
     """What a request does with its picture before it waits: open, decode, fit to 32x32."""
     want = ImageInput(width=32, height=32, fit="cover")
-    picture = Decoder().open(data)
-    fit(picture.decode(size_needed(picture.width, picture.height, want)), want)
+    fit(Decoder().open(data), want)
 
 
 def median_microseconds(work: Callable[[], object]) -> float:

@@ -84,7 +84,11 @@ class Picture:
         return self.width * self.height
 
     def decode(self, at_least: tuple[int, int] | None = None) -> ImageArray:
-        """Decode to uint8 [height, width, 3] RGB, upright.
+        """Decode to uint8 [height, width, 3] RGB, upright; `at_least` and errors as in `raster`."""
+        return np.asarray(self.raster(at_least))
+
+    def raster(self, at_least: tuple[int, int] | None = None, keep_grey: bool = False) -> Image.Image:
+        """Decode to a Pillow image, upright: of mode RGB, or L with `keep_grey` where the picture is grey itself.
 
         With `at_least` (width, height) a JPEG may come out smaller than it is, at 1/2, 1/4 or 1/8 of its sides but
         not below that size: libjpeg then skips most of the work (ITU-T T.81 coefficients are scaled, not pixels).
@@ -97,13 +101,13 @@ class Picture:
         try:
             if at_least is not None and self.format == "jpeg":
                 opened.draft(None, at_least[::-1] if self._orientation >= 5 else at_least)
-            image = _to_rgb(opened)
+            image = _to_rgb(opened, keep_grey)
         except _BROKEN as error:
             raise CorruptImage(
                 f"The {self.format.upper()} picture cannot be decoded: it is damaged or cut short."
             ) from error
         turn = _TRANSPOSE.get(self._orientation)
-        return np.asarray(image if turn is None else image.transpose(turn))
+        return image if turn is None else image.transpose(turn)
 
 
 class Decoder:
@@ -171,9 +175,9 @@ def _orientation(opened: ImageFile.ImageFile) -> int:
     return value if value in _TRANSPOSE else 1
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, keep_grey: bool = False) -> Image.Image:
     image.load()
-    if image.mode == "RGB" and "transparency" not in image.info:
+    if (image.mode == "RGB" or (keep_grey and image.mode == "L")) and "transparency" not in image.info:
         return image
     if image.mode == "F":
         raise UnsupportedImage("Pictures of floating point pixels have no defined range: send 8 or 16 bits a channel.")

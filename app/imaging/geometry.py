@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.imaging.codec import ImageArray
+from app.imaging.codec import Picture
 from app.manifest import ImageInput
 
 Box = tuple[int, int, int, int]
@@ -35,18 +35,23 @@ def size_needed(width: int, height: int, want: ImageInput) -> tuple[int, int]:
     return (math.ceil(width / scale), math.ceil(height / scale))
 
 
-def fit(image: ImageArray, want: ImageInput) -> NDArray[np.uint8]:
-    """Cut and resize an image (Pillow's antialiased bilinear filter) to uint8 [want.height, want.width, channels].
+def fit(picture: Picture, want: ImageInput) -> NDArray[np.uint8]:
+    """Decode a picture, cut and resize it (Pillow's antialiased bilinear filter) to uint8
+    [want.height, want.width, channels].
 
-    Grey inputs weigh the channels as ITU-R BT.601 does.
+    A large JPEG is decoded small. Grey inputs weigh the channels as ITU-R BT.601 does; a grey picture stays grey for
+    them: three equal channels would come out of resizing and weighing as the one that they were.
+
+    Raises:
+        CorruptImage, UnsupportedImage: as `Picture.raster`.
     """
-    height, width = image.shape[:2]
-    if want.channels == 3 and (width, height) == (want.width, want.height):
-        return image
-    box = visible_box(width, height, want)
-    seen = Image.fromarray(image).resize((want.width, want.height), Image.Resampling.BILINEAR, box=box)
-    pixels = np.asarray(seen if want.channels == 3 else seen.convert("L"))
-    return pixels.reshape(want.height, want.width, want.channels)
+    image = picture.raster(size_needed(picture.width, picture.height, want), keep_grey=want.channels == 1)
+    size = (want.width, want.height)
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.BILINEAR, box=visible_box(*image.size, want))
+    if want.channels == 1 and image.mode != "L":
+        image = image.convert("L")
+    return np.asarray(image).reshape(want.height, want.width, want.channels)
 
 
 def resize_labels(labels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import EmptyBody, InvalidModel
 from app.imaging.codec import Picture
-from app.imaging.geometry import fit, size_needed
+from app.imaging.geometry import fit
 from app.manifest import Manifest
 from app.tensors import Tensors, TensorSpec
 
@@ -129,8 +129,7 @@ class PictureTask(Task[OptionsT]):
         """Decode and fit the picture: `image` uint8 [1, height, width, channels]."""
         if picture is None:
             raise EmptyBody
-        image = picture.decode(at_least=size_needed(picture.width, picture.height, self.image_input))
-        return Prepared({"image": fit(image, self.image_input)[np.newaxis]}, picture)
+        return Prepared({"image": fit(picture, self.image_input)[np.newaxis]}, picture)
 
 
 def _obeys(spec: TensorSpec, rule: str) -> bool:
