@@ -15,7 +15,7 @@ from app.api.errors import translate
 from app.api.middleware import Edge
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
-from app.api.task_routes import Limits, task_routes
+from app.api.task_routes import Limits, task_endpoints, task_routes
 from app.errors import InvalidSettings
 from app.imaging.codec import Decoder
 from app.manifest import nearest
@@ -72,10 +72,11 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
         title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Images in, compact answers out: classify, segment and generate with ONNX models.",
     )  # fmt: skip
-    app.include_router(task_routes(registry, Limits(settings.max_pictures, settings.request_timeout_seconds)))
+    endpoints = task_endpoints(registry, Limits(settings.max_pictures, settings.request_timeout_seconds))
+    app.include_router(task_routes(endpoints))
     app.include_router(repository_routes(registry))
     app.include_router(system_routes(registry, metrics, settings.strict_readiness))
-    app.add_middleware(Edge, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    app.add_middleware(Edge, direct=endpoints, max_body_bytes=settings.max_body_bytes, metrics=metrics)
     for refusal in (HTTPException, RequestValidationError):
         app.add_exception_handler(refusal, translate)
     app.state.registry = registry

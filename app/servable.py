@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from app.imaging.codec import Decoder
 from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verified
@@ -34,8 +34,7 @@ Clock = Callable[[], float]
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Timings:
+class Timings(NamedTuple):
     """Seconds that one call spent in each stage."""
 
     decode: float
@@ -43,9 +42,12 @@ class Timings:
     inference: float
     encode: float
 
+    def stages(self) -> dict[str, float]:
+        """The stages by name."""
+        return self._asdict()
 
-@dataclass(frozen=True)
-class Prediction:
+
+class Prediction(NamedTuple):
     """What one call came to: its results, or its drawing as PNG."""
 
     answer: list[JsonObject] | bytes
@@ -88,6 +90,7 @@ class Servable:
         self.sessions = opened.sessions
         self.batch_seconds = opened.batch_seconds
         self.max_batch_size = opened.max_batch_size
+        self.inline = False
         self._decoder = resources.decoder
         self._pool = resources.pool
         self._clock = resources.clock

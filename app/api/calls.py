@@ -66,14 +66,14 @@ def call_of(kind: str, values: Mapping[str, Any]) -> Call:
 
 
 @lru_cache(maxsize=256)
-def accepted_form(accept: str) -> Form:
+def accepted_form(accept: bytes) -> Form:
     """Which of JSON and PNG an `Accept` header prefers (RFC 9110, section 12.5.1); JSON where it does not matter.
 
     Raises:
         NotAcceptable: it excludes both.
     """
     ranges: list[tuple[str, float]] = []
-    for entry in accept.split(",") if accept.strip() else ["*/*"]:
+    for entry in accept.decode("latin-1").split(",") if accept.strip() else ["*/*"]:
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
         weight = next((_weight(value[2:]) for value in parameters if value.startswith("q=")), 1.0)
         ranges.append((media, weight))
@@ -83,7 +83,7 @@ def accepted_form(accept: str) -> Form:
     return "png" if png > json else "json"
 
 
-def timeout_seconds(header: str | None, default: float) -> float:
+def timeout_seconds(header: bytes | None, default: float) -> float:
     """Seconds from `X-Request-Timeout-Ms`, at most `default`.
 
     Raises:
@@ -91,7 +91,7 @@ def timeout_seconds(header: str | None, default: float) -> float:
     """
     if header is None:
         return default
-    if not (header.isascii() and header.isdecimal() and len(header) < 10 and int(header) > 0):
+    if not (header.isdigit() and len(header) < 10 and int(header) > 0):
         raise InvalidOption("X-Request-Timeout-Ms is a whole number of milliseconds, at least 1.")
     return min(default, int(header) / 1000)
 

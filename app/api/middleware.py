@@ -4,13 +4,12 @@ Plain ASGI, because Starlette's own base class puts a queue and two tasks betwee
 """
 
 import logging
+import os
 import re
-import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem_response, status_of
@@ -20,15 +19,23 @@ from app.telemetry.metrics import Metrics
 
 logger = logging.getLogger("imago.api")
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
-_TRACEPARENT = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+_SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
+_READ = frozenset(
+    (b"content-length", b"content-type", b"content-encoding", b"accept", b"x-request-id", b"x-request-timeout-ms",
+     b"traceparent")
+)  # fmt: skip
+"""The request headers that imago reads: looked for once, in one pass."""
+
+Headers = Mapping[bytes, bytes]
 
 
-@dataclass
+@dataclass(slots=True)
 class Record:
     """What is known of one request by its end; routes fill in task, model and stages."""
 
     id: str
+    headers: Headers
     task: str = ""
     model: str = ""
     version: int | None = None
@@ -49,12 +56,22 @@ def record_of(scope: Scope) -> Record:
 
 
 class Edge:
-    """The outermost application: everything above, around the routes."""
+    """The outermost application: everything above, around the routes.
+
+    A POST to one of the `direct` paths goes straight to its application; everything else takes the way through the
+    framework, whose routing costs as much as the rest of this class.
+    """
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, metrics: Metrics, clock: Callable[[], float] = time.perf_counter
+        self,
+        app: ASGIApp,
+        direct: Mapping[str, ASGIApp],
+        max_body_bytes: int,
+        metrics: Metrics,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
+        self._direct = direct
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
         self._clock = clock
@@ -65,33 +82,31 @@ class Edge:
             await self._app(scope, receive, send)
             return
         begun = self._clock()
-        headers = Headers(scope=scope)
-        record = scope["imago.record"] = Record(_request_id(headers))
+        # Of a header sent twice the first counts.
+        headers = {name: value for name, value in reversed(scope["headers"]) if name in _READ}
+        given = headers.get(b"x-request-id", b"")
+        record = scope["imago.record"] = Record(
+            given.decode("ascii") if _SAFE_ID.fullmatch(given) else os.urandom(8).hex(), headers
+        )
         token = request_id.set(record.id)
-        traceparent = _traceparent(headers.get("traceparent", ""))
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                extra = MutableHeaders(scope=message)
-                extra["X-Request-ID"] = record.id
-                extra["traceparent"] = traceparent
-                extra["Server-Timing"] = record.server_timing(self._clock() - begun)
-                extra["X-Content-Type-Options"] = "nosniff"
-                if record.version is not None:
-                    extra["X-Model-Version"] = str(record.version)
+                message["headers"] = [*message["headers"], *_headers_for(record, self._clock() - begun)]
             await send(message)
 
         try:
-            await self._answer(scope, receive, send_with_headers, record, headers)
+            await self._answer(scope, receive, send_with_headers, record)
         finally:
             self._finish(scope, record, self._clock() - begun)
             request_id.reset(token)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record, headers: Headers) -> None:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         try:
-            self._check(headers)
-            await self._app(scope, self._limited(receive), send)
+            self._check(record.headers)
+            direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+            await (direct or self._app)(scope, self._limited(receive), send)
         except ServiceError as error:
             await self._fail(error, record, scope, receive, send)
         except Exception:  # a fault of ours: its text belongs into the log and never into the answer
@@ -106,12 +121,12 @@ class Edge:
 
     def _check(self, headers: Headers) -> None:
         """Refuse from the headers alone what would be refused after reading the body."""
-        length = headers.get("content-length", "")
-        if length.isdecimal() and int(length[:20]) > self._max_body_bytes:
+        length = headers.get(b"content-length", b"")
+        if length.isdigit() and int(length[:20]) > self._max_body_bytes:
             raise BodyTooLarge(self._max_body_bytes)
-        encoding = headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
-            raise UnsupportedEncoding(encoding)
+        encoding = headers.get(b"content-encoding", b"identity").lower()
+        if encoding != b"identity":
+            raise UnsupportedEncoding(encoding.decode("latin-1"))
 
     def _limited(self, receive: Receive) -> Receive:
         """Count the body as it comes: a chunked one announces no length."""
@@ -133,17 +148,26 @@ class Edge:
             self._metrics.request_seconds.labels(record.task, record.model).observe(seconds)
         # Probes and scrapes come every few seconds and say nothing; whoever debugs them asks for their lines.
         level = logging.INFO if record.task or record.status >= 500 else logging.DEBUG
-        logger.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], record.status, seconds * 1000)
+        if logger.isEnabledFor(level):
+            logger.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], record.status, seconds * 1000)
 
 
-def _request_id(headers: Headers) -> str:
-    """The caller's id where it is harmless in logs and headers, else a new one."""
-    given = headers.get("x-request-id", "")
-    return given if _SAFE_ID.fullmatch(given) else secrets.token_hex(8)
+def _headers_for(record: Record, seconds: float) -> list[tuple[bytes, bytes]]:
+    """What every answer carries besides its route's own headers."""
+    headers = [
+        (b"x-request-id", record.id.encode()),
+        (b"traceparent", _traceparent(record.headers.get(b"traceparent", b""))),
+        (b"server-timing", record.server_timing(seconds).encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+    if record.version is not None:
+        headers.append((b"x-model-version", b"%d" % record.version))
+    return headers
 
 
-def _traceparent(given: str) -> str:
+def _traceparent(given: bytes) -> bytes:
     """The caller's trace (W3C Trace Context, section 3.2) with a span of our own, or a new unsampled one."""
     match = _TRACEPARENT.fullmatch(given)
-    trace, flags = match.groups() if match else (secrets.token_hex(16), "00")
-    return f"00-{trace}-{secrets.token_hex(8)}-{flags}"
+    own = os.urandom(24).hex().encode()
+    trace, flags = match.groups() if match else (own[:32], b"00")
+    return b"00-%b-%b-%b" % (trace, own[32:], flags)

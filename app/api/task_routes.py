@@ -2,21 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import orjson
 from fastapi import APIRouter
-from starlette.requests import Request
-from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.api.calls import Call, accepted_form, call_from_query, call_with_body, timeout_seconds
 from app.api.errors import problem
 from app.api.middleware import Record, record_of
 from app.api.schemas import answer_model, error_responses, task_operation
 from app.api.uploads import Upload, read_options, read_upload
-from app.errors import CallerLeft, NotAcceptable, NotReady, ServiceError
+from app.errors import CallerLeft, NotAcceptable, NotReady, RouteNotFound, ServiceError
 from app.repository.registry import Registry
 from app.servable import Prediction, Servable
 from app.tasks import TASKS, Task
@@ -33,15 +32,21 @@ class Limits:
     timeout_seconds: float
 
 
-def task_routes(registry: Registry, limits: Limits) -> APIRouter:
-    """The routes of all tasks."""
+def task_endpoints(registry: Registry, limits: Limits) -> dict[str, "TaskEndpoint"]:
+    """The applications of all tasks, by path."""
+    return {f"/{kind}": TaskEndpoint(task, registry, limits) for kind, task in TASKS.items()}
+
+
+def task_routes(endpoints: Mapping[str, "TaskEndpoint"]) -> APIRouter:
+    """Routes that document the endpoints and refuse other methods; `Edge` serves the endpoints themselves."""
     router = APIRouter(tags=["tasks"])
-    for kind, task in TASKS.items():
+    for path, endpoint in endpoints.items():
+        task = endpoint.task
         router.add_api_route(
-            f"/{kind}",
-            _endpoint(task, registry, limits),
+            path,
+            _elsewhere,
             methods=["POST"],
-            name=kind,
+            name=task.kind,
             summary=task.summary,
             response_model=answer_model(task),
             responses=error_responses(),
@@ -50,39 +55,60 @@ def task_routes(registry: Registry, limits: Limits) -> APIRouter:
     return router
 
 
-def _endpoint(task: type[Task[Any]], registry: Registry, limits: Limits) -> Callable[[Request], Awaitable[Response]]:
-    kind, takes_picture = task.kind, issubclass(task, PictureTask)
+class TaskEndpoint:
+    """The ASGI application of one task: body in, answer out, and nothing of the framework between."""
 
-    async def endpoint(request: Request) -> Response:
-        record = record_of(request.scope)
-        record.task = kind
-        query = request.scope["query_string"]
-        call = call_from_query(kind, query)
-        servable = _find(registry, kind, call, record)
-        form = accepted_form(request.headers.get("accept", ""))
-        timeout = timeout_seconds(request.headers.get("x-request-timeout-ms"), limits.timeout_seconds)
+    def __init__(self, task: type[Task[Any]], registry: Registry, limits: Limits) -> None:
+        self.task = task
+        self._kind = task.kind
+        self._takes_picture = issubclass(task, PictureTask)
+        self._registry = registry
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST.
+
+        Raises:
+            ServiceError: the request, its picture, the queue or the model refuse.
+        """
+        record = record_of(scope)
+        record.task = self._kind
+        query = scope["query_string"]
+        call = call_from_query(self._kind, query)
+        servable = self._find(call, record)
+        headers = record.headers
+        as_picture = accepted_form(headers.get(b"accept", b"")) == "png"
+        timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self._limits.timeout_seconds)
         deadline = time.monotonic() + timeout
-        if takes_picture:
-            upload = await read_upload(request, limits.max_pictures)
+        if self._takes_picture:
+            upload = await read_upload(scope, receive, headers.get(b"content-type", b""), self._limits.max_pictures)
         else:
-            upload = Upload([], await read_options(request))
+            upload = Upload([], await read_options(receive))
         if upload.options:
-            call = call_with_body(kind, query, upload.options)
-            servable = _find(registry, kind, call, record)
-        answer = _answer(servable, call, upload.pictures, deadline, form == "png", record)
-        return await _unless_caller_leaves(request, answer)
+            call = call_with_body(self._kind, query, upload.options)
+            servable = self._find(call, record)
+        answering = _answer(servable, call, upload.pictures, deadline, as_picture, record)
+        # While a small model runs nothing else does: nobody could be heard leaving.
+        body = await (answering if servable.inline else _unless_caller_leaves(receive, answering))
+        media_type = b"image/png" if as_picture else b"application/json"
+        length = b"%d" % len(body)
+        answer_headers = [(b"content-type", media_type), (b"content-length", length)]
+        await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
+        await send({"type": "http.response.body", "body": body})
 
-    return endpoint
+    def _find(self, call: Call, record: Record) -> Servable:
+        try:
+            servable = self._registry.get(self._kind, call.model, call.version)
+        except NotReady:
+            record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
+            raise
+        record.model, record.version = servable.manifest.name, servable.manifest.version
+        return servable
 
 
-def _find(registry: Registry, kind: str, call: Call, record: Record) -> Servable:
-    try:
-        servable = registry.get(kind, call.model, call.version)
-    except NotReady:
-        record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
-        raise
-    record.model, record.version = servable.manifest.name, servable.manifest.version
-    return servable
+async def _elsewhere() -> None:
+    """What the framework runs for a path that it takes for a task's, such as `/classify%0A`: `Edge` serves the tasks."""
+    raise RouteNotFound
 
 
 async def _answer(
@@ -92,8 +118,8 @@ async def _answer(
     deadline: float,
     as_picture: bool,
     record: Record,
-) -> Response:
-    """Predict for one picture, for several side by side, or for none where the task takes none."""
+) -> bytes:
+    """Predict for one picture, for several side by side, or for none where the task takes none: the answer's body."""
     if as_picture and len(pictures) > 1:
         raise NotAcceptable("An image/png answer holds one picture: send one, or accept application/json.")
 
@@ -104,10 +130,8 @@ async def _answer(
 
     if len(pictures) <= 1:
         prediction = await predict(pictures[0] if pictures else None)
-        record.stages = asdict(prediction.timings)
-        if isinstance(prediction.answer, bytes):
-            return Response(prediction.answer, media_type="image/png")
-        return _json(servable, prediction.answer)
+        record.stages = prediction.timings.stages()
+        return prediction.answer if isinstance(prediction.answer, bytes) else _json(servable, prediction.answer)
     outcomes = await asyncio.gather(*map(predict, pictures), return_exceptions=True)
     return _json(servable, [item for outcome in outcomes for item in _items(outcome, record)])
 
@@ -115,7 +139,7 @@ async def _answer(
 def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str, Any]]:
     """The results of one picture among several, or its error in their place."""
     if isinstance(outcome, Prediction) and isinstance(outcome.answer, list):
-        for stage, seconds in asdict(outcome.timings).items():
+        for stage, seconds in outcome.timings.stages().items():
             record.stages[stage] = max(seconds, record.stages.get(stage, 0.0))
         return outcome.answer
     if isinstance(outcome, ServiceError):
@@ -123,30 +147,34 @@ def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str
     raise outcome if isinstance(outcome, BaseException) else TypeError(outcome)
 
 
-def _json(servable: Servable, results: list[dict[str, Any]]) -> Response:
+def _json(servable: Servable, results: list[dict[str, Any]]) -> bytes:
     manifest = servable.manifest
-    body = orjson.dumps({"model": manifest.name, "version": manifest.version, "results": results})
-    return Response(body, media_type="application/json")
+    return orjson.dumps({"model": manifest.name, "version": manifest.version, "results": results})
 
 
-async def _unless_caller_leaves(request: Request, work: Awaitable[T]) -> T:
+async def _unless_caller_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Await some work, and cancel it when the connection closes: nobody would read the answer.
 
     Raises:
         CallerLeft: the connection closed first.
     """
-    working = asyncio.ensure_future(work)
-    leaving = asyncio.ensure_future(_left(request))
+    task = asyncio.current_task()
+    left = False
+
+    async def watch() -> None:
+        nonlocal left
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left = True
+        if task is not None:
+            task.cancel()
+
+    watching = asyncio.ensure_future(watch())
     try:
-        await asyncio.wait((working, leaving), return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise CallerLeft
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        if left:
+            raise CallerLeft from None
+        raise
     finally:
-        working.cancel()
-        leaving.cancel()
-
-
-async def _left(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+        watching.cancel()

@@ -9,6 +9,7 @@ import orjson
 from starlette.datastructures import FormData, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive, Scope
 
 from app.errors import CallerLeft, EmptyBody, InvalidRequest
 
@@ -43,7 +44,7 @@ class _InMemoryParser(MultiPartParser):
         return form
 
 
-async def read_upload(request: Request, max_pictures: int) -> Upload:
+async def read_upload(scope: Scope, receive: Receive, content_type: bytes, max_pictures: int) -> Upload:
     """Read a body. Anything but `multipart/form-data` and `application/json` counts as the bytes of one picture,
     so that `curl --data-binary @picture.jpg` works without a header.
 
@@ -53,39 +54,47 @@ async def read_upload(request: Request, max_pictures: int) -> Upload:
         BodyTooLarge: the body passes the limit while it comes.
         CallerLeft: the connection closed before the end of the body.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    try:
-        if kind == "multipart/form-data":
-            upload = await _multipart(request, max_pictures)
-        elif kind == "application/json":
-            upload = _json(await request.body(), max_pictures)
-        else:
-            return Upload([await request.body()])
-    except ClientDisconnect:
-        raise CallerLeft from None
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind == b"multipart/form-data":
+        upload = await _multipart(Request(scope, receive), max_pictures)
+    elif kind == b"application/json":
+        upload = _json(await read_body(receive), max_pictures)
+    else:
+        return Upload([await read_body(receive)])
     if not upload.pictures:
         raise EmptyBody
     return upload
 
 
-async def read_options(request: Request) -> dict[str, Any]:
+async def read_options(receive: Receive) -> dict[str, Any]:
     """Read a body that holds options alone: a JSON object, or nothing.
 
     Raises:
         InvalidRequest: the body is something else.
         CallerLeft: the connection closed before the end of the body.
     """
-    try:
-        body = await request.body()
-    except ClientDisconnect:
-        raise CallerLeft from None
+    body = await read_body(receive)
     return _object(body) if body else {}
+
+
+async def read_body(receive: Receive) -> bytes:
+    """The whole body; raises `CallerLeft` where the connection closes before its end."""
+    chunks: list[bytes] = []
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise CallerLeft
+        chunks.append(message.get("body", b""))
+        if not message.get("more_body", False):
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def _multipart(request: Request, max_pictures: int) -> Upload:
     parser = _InMemoryParser(request.headers, request.stream(), max_files=max_pictures, max_fields=_MAX_FIELDS)
     try:
         form = await parser.parse()
+    except ClientDisconnect:
+        raise CallerLeft from None
     except MultiPartException as error:
         raise InvalidRequest(f"The multipart body cannot be read: {error.message[:200]}") from None
     except UnicodeError:  # of charsets such as `undefined`, which Python knows and cannot decode

@@ -35,10 +35,10 @@ PICTURE = save(np.full((9, 12, 3), (200, 90, 10), np.uint8))
 )  # fmt: skip
 def test_the_accept_header_chooses_the_form(accept: str, form: str | None) -> None:
     if form is not None:
-        assert accepted_form(accept) == form
+        assert accepted_form(accept.encode()) == form
         return
     with pytest.raises(NotAcceptable, match="application/json or image/png"):
-        accepted_form(accept)
+        accepted_form(accept.encode())
 
 
 def test_what_is_not_made_here_is_not_acceptable(service: Service) -> None:
@@ -181,9 +181,9 @@ def test_a_deadline_that_is_no_number_of_milliseconds_is_refused(service: Servic
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"), [(None, 30.0), ("1", 0.001), ("2500", 2.5), ("999999999", 30.0), ("07", 0.007)]
+    ("value", "seconds"), [(None, 30.0), (b"1", 0.001), (b"2500", 2.5), (b"999999999", 30.0), (b"07", 0.007)]
 )
-def test_a_caller_may_shorten_its_deadline_and_not_extend_it(value: str | None, seconds: float) -> None:
+def test_a_caller_may_shorten_its_deadline_and_not_extend_it(value: bytes | None, seconds: float) -> None:
     assert timeout_seconds(value, 30.0) == seconds
 
 
