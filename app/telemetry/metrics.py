@@ -1,10 +1,21 @@
-"""Prometheus metrics, in base units, on a registry of their own. Label values come from closed sets only."""
+"""Prometheus metrics, in base units, of all processes of the service. Label values come from closed sets only.
 
+Owns their names and buckets. Each process observes on its own segment of a board, whichever is asked adds all of them
+up: `app.telemetry.board` says where the numbers lie, `families` how they add up, `processes` what the kernel knows.
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from app.telemetry.board import Board
+from app.telemetry.families import Counter, CounterFamily, Gauge, GaugeFamily, Histogram, HistogramFamily
+from app.telemetry.processes import Processes
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -29,33 +40,37 @@ class ModelMetrics:
     cancelled: Counter
 
 
-class Metrics:
-    """All metrics of one application."""
+class Metrics(Collector):
+    """All metrics of one application: those of this process to write, those of all processes to read.
 
-    def __init__(self) -> None:
-        registry = self.registry = CollectorRegistry()
-        self.requests = Counter(
-            "imago_requests", "Requests answered, by status code.", ("task", "model", "status"), registry=registry
-        )
-        self.request_seconds = Histogram(
-            "imago_request_duration_seconds", "From the request's headers to the end of its answer.",
-            _MODEL, buckets=_SECONDS, registry=registry,
+    The board is made before the service forks, `Metrics` after it, in the process of the slot. A process that takes the
+    slot of one that has ended continues its counters; its gauges start at 0. Without a board there is one process.
+    """
+
+    def __init__(self, board: Board | None = None, slot: int = 0) -> None:
+        self._segments = (board or Board()).segments
+        own = self._own = self._segments[slot]
+        self.requests = CounterFamily(own, "imago_requests", "Requests answered, by status code.", (*_MODEL, "status"))
+        self.request_seconds = HistogramFamily(
+            own, "imago_request_duration_seconds", "From the request's headers to the end of its answer.",
+            _MODEL, _SECONDS,
         )  # fmt: skip
-        self.decode = self._stage("imago_decode_seconds", "Decoding and fitting one picture.", registry)
-        self.queue = self._stage("imago_queue_seconds", "Waiting of one job for a free session.", registry)
-        self.inference = self._stage("imago_inference_seconds", "One run of a session.", registry)
-        self.encode = self._stage("imago_encode_seconds", "Turning one job's outputs into its answer.", registry)
-        self.batch_size = Histogram(
-            "imago_batch_size", "Rows in one run of a session.", _MODEL, buckets=_ROWS, registry=registry
+        self.decode = self._stage("imago_decode_seconds", "Decoding and fitting one picture.")
+        self.queue = self._stage("imago_queue_seconds", "Waiting of one job for a free session.")
+        self.inference = self._stage("imago_inference_seconds", "One run of a session.")
+        self.encode = self._stage("imago_encode_seconds", "Turning one job's outputs into its answer.")
+        self.batch_size = HistogramFamily(own, "imago_batch_size", "Rows in one run of a session.", _MODEL, _ROWS)
+        self.queue_depth = GaugeFamily(own, "imago_queue_depth", "Rows waiting for a session.", _MODEL)
+        self.rejected = CounterFamily(
+            own, "imago_rejected", "Jobs not run: refused at once, or expired while they waited.", (*_MODEL, "reason")
         )
-        self.queue_depth = Gauge("imago_queue_depth", "Rows waiting for a session.", _MODEL, registry=registry)
-        self.rejected = Counter(
-            "imago_rejected", "Jobs not run: refused at once, or expired while they waited.",
-            (*_MODEL, "reason"), registry=registry,
-        )  # fmt: skip
-        self.cancelled = Counter("imago_cancelled", "Jobs whose caller left.", _MODEL, registry=registry)
-        self.models_loaded = Gauge("imago_models_loaded", "Model versions ready to answer.", registry=registry)
-        ProcessCollector(registry=registry)  # process_resident_memory_bytes, process_cpu_seconds_total and their kin
+        self.cancelled = CounterFamily(own, "imago_cancelled", "Jobs whose caller left.", _MODEL)
+        # Each process knows all the models, so that their sum would count every one several times.
+        self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
+        self.models_loaded = self._models_loaded.labels()
+        self.registry = CollectorRegistry()
+        self.registry.register(self)
+        self.registry.register(Processes(self._segments, own))
 
     def of(self, task: str, model: str) -> ModelMetrics:
         """The metrics of one model; both names come from loaded manifests."""
@@ -71,11 +86,18 @@ class Metrics:
             cancelled=self.cancelled.labels(task, model),
         )
 
+    def collect(self) -> Iterator[Metric]:
+        """Every family as it is now in all processes, for the registry."""
+        for family in (
+            self.requests, self.request_seconds, self.decode, self.queue, self.inference, self.encode,
+            self.batch_size, self.queue_depth, self.rejected, self.cancelled, self._models_loaded,
+        ):  # fmt: skip
+            yield family.collect(self._segments)
+
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its media type, in the format that the scraper's `Accept` header asks for."""
         encoder, media_type = choose_encoder(accept)
         return encoder(self.registry), media_type
 
-    @staticmethod
-    def _stage(name: str, text: str, registry: CollectorRegistry) -> Histogram:
-        return Histogram(name, text, _MODEL, buckets=_STAGE_SECONDS, registry=registry)
+    def _stage(self, name: str, text: str) -> HistogramFamily:
+        return HistogramFamily(self._own, name, text, _MODEL, _STAGE_SECONDS)
