@@ -34,7 +34,7 @@ _GAUGES: Final[dict[str, tuple[str, Combine]]] = {
 class Processes(Collector):
     """The `process_` metrics, of all living processes together. Where there is no /proc, there are none.
 
-    To be made in the process that `own` is the segment of.
+    To be made once, in the process that `own` is the segment of.
     """
 
     def __init__(self, segments: Sequence[Segment], own: Segment, proc: str = "/proc") -> None:
