@@ -43,8 +43,8 @@ class ModelMetrics:
 class Metrics(Collector):
     """All metrics of one application: those of this process to write, those of all processes to read.
 
-    The board is made before the service forks, `Metrics` after it, once in the process of a slot. A process that takes the
-    slot of one that has ended continues its counters; its gauges start at 0. Without a board there is one process.
+    The board is made before the service forks, `Metrics` after it, once in the process of a slot. A process that takes
+    the slot of one that has ended continues its counters; its gauges start at 0. Without a board there is one process.
     """
 
     def __init__(self, board: Board | None = None, slot: int = 0) -> None:
