@@ -1,10 +1,11 @@
-"""The command line of training: `imago-train fit | export | verify`."""
+"""The command line of training: `imago-train fit | export | verify | adopt`."""
 
 import json
+import re
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import ValidationError
@@ -12,6 +13,8 @@ from pydantic import ValidationError
 from app.errors import ImagoError
 from app.manifest import explain
 from training import engine
+from training.adopt import Wanted
+from training.adopt import adopt as adopt_file
 from training.console import console
 from training.data import BrokenData
 from training.export import ExportRefused
@@ -21,6 +24,7 @@ from training.recipes import RECIPES
 from training.run import Run, RunRefused
 from training.verify import ScoreDiffers
 from training.verify import verify as check_version
+from training.wrapping import Pixels
 
 REFUSALS = (BrokenData, RunRefused, ExportRefused, ScoreDiffers, ImagoError)
 """Errors whose sentence is the answer; anything else is a defect and shows its trace."""
@@ -78,6 +82,63 @@ def verify(
     """Score an exported version on held-out data, and fail if its manifest says otherwise."""
     for name, value in check_version(folder, data).items():
         console.print(f"{name} {value:.4f}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """`0.485,0.456,0.406` or one number."""
+    try:
+        return tuple(map(float, text.split(",")))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not numbers with commas between them") from None
+
+
+def _sides(text: str) -> tuple[int, int]:
+    """`320x240`, width before height, or one number for both."""
+    found = re.fullmatch(r"([1-9]\d{0,3})(?:x([1-9]\d{0,3}))?", text)
+    if found is None:
+        raise typer.BadParameter(f"{text!r} is neither WIDTHxHEIGHT nor one number")
+    return int(found[1]), int(found[2] or found[1])
+
+
+@cli.command()
+def adopt(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A classifier as ONNX: float NCHW in, scores out.")],
+    name: Annotated[str, typer.Option(help="Of the model that is made.", show_default=False)],
+    models: Annotated[Path, typer.Option(help="The folder that is served.")] = Path("models"),
+    version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
+    size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(parser=_sides, metavar="WxH|N", help="Pixels, where the file leaves width and height open."),
+    ] = None,
+    mean: Annotated[
+        Any, typer.Option(parser=_numbers, metavar="M[,M,M]", help="Taken off each channel, in the network's order.")
+    ] = "0",
+    std: Annotated[
+        Any, typer.Option(parser=_numbers, metavar="S[,S,S]", help="Divides each channel after that.")
+    ] = "1",
+    input_range: Annotated[
+        Literal["1", "255"], typer.Option(help="Largest pixel value before mean and std: 0..1 or 0..255.")
+    ] = "1",
+    channels: Annotated[Literal["rgb", "bgr"], typer.Option(help="Order of the colours in the network.")] = "rgb",
+    output: Annotated[str | None, typer.Option(help="The output with the scores, where there are several.")] = None,
+    activation: Annotated[
+        Literal["auto", "softmax", "none"], typer.Option(help="What is still to be applied to the scores.")
+    ] = "auto",
+    labels: Annotated[Path | None, typer.Option(help="Text, one label a line. Default: class 0, class 1, ...")] = None,
+    fit: Annotated[
+        Literal["stretch", "cover"], typer.Option(help="How pictures of another shape are made to fit.")
+    ] = "stretch",
+    description: Annotated[str | None, typer.Option(help="One sentence for the card and /models.")] = None,
+    licence: Annotated[str, typer.Option(help="The terms of the weights.")] = "not stated",
+) -> None:
+    """Bring a foreign ONNX classifier to imago's contract, compare both, and put it into the models folder."""
+    pixels = Pixels(mean, std, 255 if input_range == "255" else 1, channels)
+    folder = adopt_file(
+        file,
+        models,
+        Wanted(name, version, size, pixels, output, activation, labels, fit, description, licence),
+    )
+    console.print(f"{folder} is complete")
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -50,20 +50,18 @@ def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int 
     manifest = _manifest(recipe.card, recipe.name, version, record | {"note": note}, agreed)
     with draft(home, version) as folder:
         (folder / GRAPH).write_bytes(content)
-        _complete(recipe, manifest, folder, content, data)
+        _fill(recipe, manifest, folder, content, data)
     return home / str(version)
 
 
-def _complete(recipe: Recipe[Any], manifest: Manifest, folder: Path, content: bytes, data: Path) -> None:
-    """Score, extras, labels, card and, last, the manifest."""
+def _fill(recipe: Recipe[Any], manifest: Manifest, folder: Path, content: bytes, data: Path) -> None:
+    """Score, extras, and what every version has."""
     opened = assemble(manifest, recipe.card.labels, content, folder)
     extras = recipe.extras(opened)
     scored = manifest.model_copy(update={"metrics": recipe.score(opened, data)})
     for name, file in extras.items():
         (folder / name).write_bytes(file)
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in recipe.card.labels), encoding="utf-8")
-    (folder / CARD).write_text(write_card(recipe.card, scored, tuple(extras)), encoding="utf-8")
-    write_manifest(folder, scored.model_copy(update={"files": digest_files(folder)}))
+    complete(folder, scored, recipe.card.labels, write_card(recipe.card, scored, tuple(extras)))
 
 
 def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parity: dict[str, float]) -> Manifest:
@@ -85,8 +83,13 @@ def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parit
     return Manifest(
         name=name, version=version, task=card.task, description=card.description, licence=card.licence,
         image=card.image, palette=card.palette, data=dict(card.data), training=training, parity=parity, files={},
-        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        created=now(),
     )  # fmt: skip
+
+
+def now() -> str:
+    """The time of day, UTC, as manifests say it (RFC 3339)."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def next_version(home: Path) -> int:
@@ -109,6 +112,13 @@ def draft(home: Path, version: int) -> Iterator[Path]:
         folder.rename(final)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def complete(folder: Path, manifest: Manifest, labels: tuple[str, ...], card: str) -> None:
+    """Add labels, card and, last, the manifest with the digests of all that is in the folder."""
+    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    (folder / CARD).write_text(card, encoding="utf-8")
+    write_manifest(folder, manifest.model_copy(update={"files": digest_files(folder)}))
 
 
 def run_batches(content: bytes, inputs: onnx_file.Arrays) -> onnx_file.Arrays:

@@ -44,23 +44,37 @@ def clean(proto: onnx.ModelProto) -> None:
 
     `half_pixel` and `pytorch_half_pixel` differ for an output side of 1 only.
     """
-    proto.doc_string = proto.graph.doc_string = ""
-    del proto.metadata_props[:], proto.graph.metadata_props[:], proto.graph.value_info[:]
-    for node in proto.graph.node:
-        node.doc_string = ""
-        del node.metadata_props[:]
+    proto.doc_string = ""
+    del proto.metadata_props[:]
+    for graph in graphs(proto.graph):
+        graph.doc_string = ""
+        del graph.metadata_props[:], graph.value_info[:]
+        for value in named(graph):
+            value.doc_string = ""
+            del value.metadata_props[:]
+        for node in graph.node:
+            node.doc_string = ""
+            del node.metadata_props[:]
+            for attribute in node.attribute:
+                if attribute.s == b"pytorch_half_pixel":
+                    attribute.s = b"half_pixel"
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph, and those inside its nodes (the branches of an If, the body of a Loop)."""
+    yield graph
+    for node in graph.node:
         for attribute in node.attribute:
-            if attribute.s == b"pytorch_half_pixel":
-                attribute.s = b"half_pixel"
-    for value in _values(proto):
-        value.doc_string = ""
-        del value.metadata_props[:]
+            inside = [attribute.g] if attribute.type == onnx.AttributeProto.GRAPH else attribute.graphs
+            for inner in inside:
+                yield from graphs(inner)
 
 
-def _values(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto | onnx.TensorProto]:
-    yield from proto.graph.input
-    yield from proto.graph.output
-    yield from proto.graph.initializer
+def named(graph: onnx.GraphProto) -> Iterator[onnx.ValueInfoProto | onnx.TensorProto]:
+    """What a graph names beside the outputs of its nodes."""
+    yield from graph.input
+    yield from graph.output
+    yield from graph.initializer
 
 
 @torch.no_grad()

@@ -72,6 +72,8 @@ class Task(ABC, Generic[OptionsT]):
     inputs: ClassVar[Mapping[str, str]]
     outputs: ClassVar[Mapping[str, str]]
     """Names that the graph must have, with dtype and axes of each: `float32 [N,C]`."""
+    optional_outputs: ClassVar[Mapping[str, str]] = {}
+    """Names that it may have besides; what needs one of them is refused by models without it."""
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         if not labels:
@@ -82,11 +84,14 @@ class Task(ABC, Generic[OptionsT]):
     def _check(self, graph: Graph) -> None:
         for side, wanted, found in (("input", self.inputs, graph.inputs), ("output", self.outputs, graph.outputs)):
             have = {spec.name: spec for spec in found}
-            wrong = [name for name, rule in wanted.items() if name not in have or not _obeys(have[name], rule)]
-            if wrong or (side == "input" and len(have) != len(wanted)):
+            missing = wanted.keys() - have.keys()
+            rules = {**wanted, **self.optional_outputs} if side == "output" else wanted
+            wrong = [name for name, rule in rules.items() if name in have and not _obeys(have[name], rule)]
+            if missing or wrong or (side == "input" and len(have) != len(wanted)):
                 shown = ", ".join(f"{name}: {rule}" for name, rule in wanted.items())
+                more = "".join(f" and perhaps {name}: {rule}" for name, rule in rules.items() if name not in wanted)
                 seen = ", ".join(map(str, found)) or "none"
-                raise InvalidModel(f"The {side}s of a {self.kind} graph are {shown}; this one has {seen}.")
+                raise InvalidModel(f"The {side}s of a {self.kind} graph are {shown}{more}; this one has {seen}.")
 
     def settle(self, options: OptionsT) -> OptionsT:
         """Draw what the caller left to chance, so that all after this depends on the options alone."""

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 from pydantic import BaseModel, Field
 
-from app.errors import InvalidModel
+from app.errors import InvalidModel, InvalidOption, NotAcceptable
 from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import visible_box
 from app.imaging.paint import heat_overlay
@@ -19,7 +19,9 @@ class ClassifyOptions(TaskOptions):
     """Options of `/classify`."""
 
     top_k: int = Field(5, ge=1, le=1000, description="How many labels to answer, best first.")
-    explain: bool = Field(False, description="Add a heat map of where the best label was seen.")
+    explain: bool = Field(
+        False, description="Add a heat map of where the best label was seen; a model without one refuses."
+    )
 
 
 class LabelScore(BaseModel):
@@ -44,19 +46,27 @@ class Classification(BaseModel):
 
 
 class Classify(PictureTask[ClassifyOptions]):
-    """Graph: `image` -> `probabilities` [N, C], `cam` [N, h, w] in 0..1 for the top class, and more for other uses."""
+    """Graph: `image` -> `probabilities` [N, C], perhaps `cam` [N, h, w] in 0..1 for the top class, and more."""
 
     kind = "classify"
     summary = "Say what a picture shows"
     Options = ClassifyOptions
     Answer = Classification
-    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32 [N,C]", "cam": "float32 [N,h,w]"}
+    outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32 [N,C]"}
+    optional_outputs: ClassVar[Mapping[str, str]] = {"cam": "float32 [N,h,w]"}
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
         classes = next(spec.shape[1:] for spec in graph.outputs if spec.name == "probabilities")
         if classes not in ((), (None,), (len(labels),)):
             raise InvalidModel(f"The graph tells {classes[0]} classes apart; labels.txt has {len(labels)}.")
+        self._explains = any(spec.name == "cam" for spec in graph.outputs)
+
+    def prepare(self, picture: Picture | None, options: ClassifyOptions) -> Prepared:
+        """As every task of pictures; InvalidOption where a heat map is asked of a model without one."""
+        if options.explain and not self._explains:
+            raise InvalidOption("This model has no heat maps (its graph has no output 'cam'): leave explain out.")
+        return super().prepare(picture, options)
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> list[JsonObject]:
         """The `top_k` labels of one row, and its heat map on request."""
@@ -75,7 +85,13 @@ class Classify(PictureTask[ClassifyOptions]):
         return [result]
 
     def draw(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> bytes:
-        """The picture, in its own size, with the heat map of its best label over it."""
+        """The picture, in its own size, with the heat map of its best label over it.
+
+        Raises:
+            NotAcceptable: the model has no heat maps.
+        """
+        if not self._explains:
+            raise NotAcceptable("This model has no heat maps to draw (its graph has no output 'cam'): accept JSON.")
         if prepared.picture is None:
             raise TypeError("a heat map is drawn over a picture")
         box = _box(prepared.picture, self.image_input)

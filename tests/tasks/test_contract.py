@@ -89,7 +89,9 @@ def test_other_inputs_than_the_task_feeds_are_refused(inputs: tuple[TensorSpec, 
 @pytest.mark.parametrize(
     ("task", "outputs", "wanted"),
     [
-        ("classify", (PROBABILITIES,), r"probabilities: float32 \[N,C\], cam: float32 \[N,h,w\]; this one has prob"),
+        ("classify", (CAM,), r"probabilities: float32 \[N,C\] and perhaps cam: float32 \[N,h,w\]; this one has cam"),
+        ("classify", (PROBABILITIES, spec("cam", "uint8", 4, 4)), r"this one has .*cam: uint8 \[\?,4,4\]"),
+        ("classify", (PROBABILITIES, spec("cam", "float32", 4)), r"this one has .*cam: float32 \[\?,4\]"),
         ("classify", (spec("probabilities", "float64", 2), CAM), r"this one has probabilities: float64 \[\?,2\]"),
         ("classify", (spec("probabilities", "float32", 2, 1), CAM), r"this one has probabilities: float32 \[\?,2,1\]"),
         ("segment", (spec("mask", "int64", 8, 8), CONFIDENCE), "this one has mask: int64"),
@@ -101,6 +103,10 @@ def test_other_inputs_than_the_task_feeds_are_refused(inputs: tuple[TensorSpec, 
 def test_other_outputs_than_the_task_reads_are_refused(task: str, outputs: Any, wanted: str) -> None:
     with pytest.raises(InvalidModel, match=wanted):
         build(task, outputs=outputs)
+
+
+def test_a_classifier_may_lack_heat_maps() -> None:
+    assert build("classify", outputs=(PROBABILITIES,)).kind == "classify"
 
 
 def test_outputs_for_other_uses_do_no_harm() -> None:
