@@ -3,6 +3,7 @@
 A picture is `red` where red is its largest channel, and so on; nothing here was trained.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 from app.manifest import CARD, GRAPH, LABELS, ImageInput, Manifest, digest_files, write_manifest
 
 COLOURS = ("red", "green", "blue")
+CLASSES = 4
+"""Of the foreign files."""
 SHARPNESS = 8.0
 """Logits are this many times a channel's mean, 0 to 1."""
 
@@ -22,9 +25,13 @@ def make_classifier(
     version: int = 1,
     size: int = 8,
     labels: tuple[str, ...] = COLOURS,
+    without: tuple[str, ...] = (),
     **manifest: Any,
 ) -> Path:
-    """Probabilities are the softmax of each colour's mean; label `i` stands for channel `i % 3`."""
+    """Probabilities are the softmax of each colour's mean; label `i` stands for channel `i % 3`.
+
+    Outputs named in `without` are left out.
+    """
     weights = np.zeros((3, len(labels)), dtype=np.float32)
     for index in range(len(labels)):
         weights[index % 3, index] = SHARPNESS / (1 + index // 3)
@@ -55,6 +62,7 @@ def make_classifier(
         "cam": (TensorProto.FLOAT, ["N", size, size]),
         "energy": (TensorProto.FLOAT, ["N"]),
     }
+    outputs = {output: kind for output, kind in outputs.items() if output not in without}
     graph = _graph(nodes, _picture(size), outputs, constants)
     return _write(
         root, graph, labels, name=name, version=version, task="classify", **{"image": _input(size), **manifest}
@@ -117,6 +125,65 @@ def make_generator(
     inputs = {"z": (TensorProto.FLOAT, ["N", latent]), "class": (TensorProto.INT64, ["N"])}
     graph = _graph(nodes, inputs, {"image": (TensorProto.UINT8, ["N", size, size, 3])}, constants)
     return _write(root, graph, labels, name=name, version=version, task="generate", **manifest)
+
+
+Side = int | str | None
+
+
+def make_foreign(
+    path: Path,
+    channels: int = 3,
+    size: tuple[Side, Side] = (6, 8),
+    batch: Side = "N",
+    steps: Sequence[tuple[str, dict[str, Any]]] = (("Softmax", {"axis": 1}),),
+    names: tuple[str, str] = ("input", "scores"),
+    dtype: int = TensorProto.FLOAT,
+    shape: Sequence[Side] = ("N", CLASSES),
+    opset: int = 17,
+    ir_version: int = 8,
+) -> ModelProto:
+    """A file as others make them: float [N,C,H,W] (height before width) to scores.
+
+    Scores are `foreign_logits`, with `steps` (operators of one input) after them. Like many exporters it writes a fixed
+    `batch` into the shape to which it flattens.
+    """
+    kind = helper.tensor_dtype_to_np_dtype(dtype)
+    gaze, weights = foreign_weights(channels, size)
+    between = [f"step{place}" for place in range(len(steps))]
+    ends = [*["logits", *between][: len(steps)], names[1]]
+    nodes = [
+        helper.make_node("Mul", [names[0], "gaze"], ["seen"]),
+        helper.make_node("ReduceMean", ["seen"], ["pooled"], axes=[2, 3], keepdims=1),
+        helper.make_node("Reshape", ["pooled", "flat"], ["means"]),
+        helper.make_node("MatMul", ["means", "weights"], [ends[0]]),
+        *(
+            helper.make_node(operator, [ends[place]], [ends[place + 1]], **attributes)
+            for place, (operator, attributes) in enumerate(steps)
+        ),
+    ]
+    constants = {
+        "gaze": gaze.astype(kind),
+        "weights": weights.astype(kind),
+        "flat": np.int64([batch if isinstance(batch, int) else 0, -1]),
+    }
+    graph = _graph(nodes, {names[0]: (dtype, [batch, channels, *size])}, {names[1]: (dtype, shape)}, constants)
+    graph.opset_import[0].version, graph.ir_version = opset, ir_version
+    path.write_bytes(graph.SerializeToString())
+    return graph
+
+
+def foreign_weights(channels: int, size: tuple[Side, Side]) -> tuple[np.ndarray, np.ndarray]:
+    """What each place of a picture counts [H,W], and each channel for each class [C,CLASSES]."""
+    random = np.random.default_rng(3)
+    weights = 4 * random.standard_normal((channels, CLASSES), dtype=np.float32)
+    sides = tuple(side if isinstance(side, int) else 1 for side in size)
+    return random.uniform(0, 2, sides).astype(np.float32), weights
+
+
+def foreign_logits(pictures: np.ndarray) -> np.ndarray:
+    """The scores of pictures float [N,C,6,8] before the last steps: channel means, weighed by place and by class."""
+    gaze, weights = foreign_weights(pictures.shape[1], pictures.shape[2:])
+    return (pictures * gaze).mean((2, 3)) @ weights
 
 
 def _picture(size: int) -> dict[str, Any]:

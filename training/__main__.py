@@ -107,8 +107,7 @@ def adopt(
     models: Annotated[Path, typer.Option(help="The folder that is served.")] = Path("models"),
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
     size: Annotated[
-        tuple[int, int] | None,
-        typer.Option(parser=_sides, metavar="WxH|N", help="Pixels, where the file leaves width and height open."),
+        Any, typer.Option(parser=_sides, metavar="WxH|N", help="Pixels, where the file leaves width and height open.")
     ] = None,
     mean: Annotated[
         Any, typer.Option(parser=_numbers, metavar="M[,M,M]", help="Taken off each channel, in the network's order.")

@@ -153,13 +153,13 @@ def _softmax(rows: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _answers(content: bytes, images: NDArray[np.uint8], network: Foreign) -> Tensor:
     """What the graph for serving answers to the images, in batches of 1, 2 and 3."""
-    insists = "" if network.batch is None else f"the file insists on batches of {network.batch} and "
-    sentence = f"{insists}fails in batches of 1, 2 and 3 (export it with a dynamic batch axis)"
+    subject = "the file" if network.batch is None else f"the file insists on batches of {network.batch} and"
+    sentence = f"{subject} fails in batches of 1, 2 and 3 (export it with a dynamic batch axis)"
     session = OrtSession(content)
     parts = np.split(images, np.cumsum(BATCHES)[:-1])
     answers = [_run(session, {"image": part}, "probabilities", sentence) for part in parts]
     if [len(answer) for answer in answers] != list(BATCHES):
-        raise ExportRefused(f"{insists}does not answer each row of a batch: export it with a dynamic batch axis")
+        raise ExportRefused(f"{subject} does not answer each row of a batch: export it with a dynamic batch axis")
     return np.concatenate(answers)
 
 

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from pydantic import ValidationError
 
+from app.errors import InvalidOption, NotAcceptable
 from app.imaging.codec import Decoder
 from tests.imaging.pictures import noise, save
 from tests.make_models import COLOURS, SHARPNESS, make_classifier
@@ -78,6 +79,16 @@ def test_a_turned_picture_is_drawn_upright(classifier: Asked) -> None:
     data = Image.Exif()
     data[0x0112] = 6
     assert pixels(classifier.drawing(save(REDDISH, "JPEG", exif=data))).shape == (30, 20, 3)
+
+
+def test_a_model_without_heat_maps_answers_labels_and_refuses_to_explain(tmp_path: Path) -> None:
+    asked = opened(make_classifier(tmp_path, without=("cam",)))
+    (result,) = asked.answer(save(REDDISH))
+    assert [score["label"] for score in result["labels"]] == ["red", "blue", "green"]
+    with pytest.raises(InvalidOption, match=r"has no heat maps .*: leave explain out"):
+        asked.answer(save(REDDISH), explain=True)
+    with pytest.raises(NotAcceptable, match="has no heat maps to draw"):
+        asked.drawing(save(REDDISH))
 
 
 @pytest.mark.parametrize(
