@@ -1,0 +1,236 @@
+"""The comparison: servers under the same load, in turn, several times over.
+
+    python -m benchmarks.compare --servers imago,mosec --workloads tiny --clients 1,8,32,64 --seconds 5 --passes 3
+
+The speed of a shared machine drifts by up to a half within minutes. So every server is measured once in each pass, in
+another order each time, after a calibration that says how fast the machine was; and what is reported are medians over
+passes of ratios within a pass. A pass measures, for each workload: the limit (`benchmarks.limit`), then for each server
+its start, its first answer (compared with one made here), a warm-up, and one load for each number of clients.
+Rows go to `benchmarks/work/results/` as they come; `python -m benchmarks.report` makes tables and pictures of them.
+"""
+
+import argparse
+import datetime
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from app.manifest import nearest
+from benchmarks import limit, rows
+from benchmarks.answers import Answer, Unreadable, agrees
+from benchmarks.environments import EnvironmentFailed, environment, megabytes, versions
+from benchmarks.machine import busy, describe
+from benchmarks.rows import FailedRow, LimitRow, LoadRow, MachineRow, ServerRow, Use, Where
+from benchmarks.running import Running, StartFailed, running
+from benchmarks.servers import Server, servers
+from benchmarks.work import Work
+from benchmarks.workloads import WORKLOADS, Workload
+from benchmarks.wrk import Load, WrkFailed, drive, require_wrk
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured, and for how long."""
+
+    servers: Sequence[Server]
+    workloads: Sequence[Workload]
+    passes: int = 3
+    warm_up_seconds: float = 3.0
+    limit_seconds: float = 3.0
+    calibration_seconds: float = 1.5
+    environments: Path | None = None
+    """Where the environments are; none where all run in that of this process."""
+
+
+@dataclass
+class Comparison:
+    """One run of a plan; rows go to `file` as they come."""
+
+    plan: Plan
+    work: Work
+    file: Path
+    run: str
+    _homes: dict[str, Path | EnvironmentFailed] = field(default_factory=dict)
+    _ways: dict[str, limit.Way] = field(default_factory=dict)
+    _right: dict[str, list[Answer]] = field(default_factory=dict)
+
+    def measure(self) -> None:
+        """Measure everything; a server that fails is recorded, and the others go on."""
+        rows.append(self.file, MachineRow(self.run, _now(), shlex.join(sys.argv), describe()))
+        self._weigh()
+        for number in range(1, self.plan.passes + 1):
+            where = Where(self.run, number)
+            for workload in self.plan.workloads:
+                print(f"pass {number} of {self.plan.passes}: {workload.name}, {workload.what}", flush=True)
+                if workload.batches:
+                    self._limit(where, workload)
+                for server in turned(self.plan.servers, number):
+                    if server.serves(workload):
+                        self._server(where, workload, server)
+
+    def _weigh(self) -> None:
+        """Find or build the environments, and write down what they hold."""
+        folder = self.plan.environments
+        if folder is None:
+            return
+        for server in self.plan.servers:
+            try:
+                home = environment(server.environment, folder, self.work)
+            except EnvironmentFailed as error:
+                print(f"{server.name}: {error}", flush=True)
+                self._homes[server.name] = error
+            else:
+                self._homes[server.name] = home
+                rows.append(self.file, ServerRow(self.run, server.name, megabytes(home), versions(home)))
+
+    def _limit(self, where: Where, workload: Workload) -> None:
+        """Try all ways in the first pass, and measure the quickest of them in each."""
+        if workload.name not in self._ways:
+            rates = limit.measure(self.work, workload, limit.ways(workload), self.plan.limit_seconds / 3)
+            self._ways[workload.name] = max(rates, key=lambda way: rates[way])
+        way = self._ways[workload.name]
+        rate = limit.measure(self.work, workload, [way], self.plan.limit_seconds)[way]
+        rows.append(self.file, LimitRow(where, workload.name, str(way), rate))
+        print(f"  {'limit':16}         {rate:9.1f} answers/s ({way})", flush=True)
+
+    def _server(self, where: Where, workload: Workload, server: Server) -> None:
+        try:
+            self._loads(where, workload, server)
+        except (EnvironmentFailed, StartFailed, WrkFailed, Unreadable) as error:
+            print(f"  {server.name:16} failed: {error}", flush=True)
+            rows.append(self.file, FailedRow(where, workload.name, server.name, str(error)))
+
+    def _loads(self, where: Where, workload: Workload, server: Server) -> None:
+        """Start a server, compare its first answer, and load it with each number of clients."""
+        home = self._homes.get(server.name)
+        if isinstance(home, EnvironmentFailed):
+            raise home
+        calibration = limit.calibrate(self.work, self.plan.calibration_seconds)
+        with running(server, workload, self.work, home) as found:
+            right = agrees(server.read(workload, found.first_answer), self._right_answers(workload))
+            drive(found.url, found.request, max(workload.clients), self.plan.warm_up_seconds)
+            found.drain()
+            for clients in workload.clients:
+                load, use = loaded(found, clients, workload.seconds)
+                row = LoadRow(
+                    where, workload.name, server.name, clients, load, use, right, found.start_seconds, calibration
+                )
+                rows.append(self.file, row)
+                print(_line(row), flush=True)
+
+    def _right_answers(self, workload: Workload) -> list[Answer]:
+        if workload.name not in self._right:
+            self._right[workload.name] = limit.right_answers(self.work, workload)
+        return self._right[workload.name]
+
+
+def loaded(server: Running, clients: int, seconds: float) -> tuple[Load, Use]:
+    """One load, what it took, and a queue left empty."""
+    server.peak_bytes = 0
+    worked, before = server.cpu_seconds(), busy()
+    load = drive(server.url, server.request, clients, seconds)
+    after = busy()
+    own = (server.cpu_seconds() - worked) / load.seconds
+    everyone = (after.worked - before.worked) / load.seconds
+    use = Use(
+        server_cpu=own,
+        client_cpu=load.client_cpu,
+        foreign_cpu=max(0.0, everyone - own - load.client_cpu),
+        stolen_cpu=(after.stolen - before.stolen) / load.seconds,
+        resident_mb=server.peak_bytes / 1e6,
+        proportional_mb=server.proportional_bytes() / 1e6,
+        processes=len(server.pids()),
+    )
+    server.drain()
+    return load, use
+
+
+def turned(items: Sequence[Server], number: int) -> list[Server]:
+    """The servers in the order of pass `number`: each pass begins with the next of them."""
+    start = (number - 1) % len(items)
+    return [*items[start:], *items[:start]]
+
+
+def main() -> int:
+    """Measure what the command line asks for; 2 where something that it needs is missing."""
+    chosen = _arguments()
+    try:
+        require_wrk()
+        plan = _plan(chosen)
+    except (WrkFailed, argparse.ArgumentTypeError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    work = Work()
+    work.prepare()
+    run = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+    file = chosen.results or work.folder("results") / f"{run}.jsonl"
+    Comparison(plan, work, file, run).measure()
+    print(f"measured into {file}; tables and pictures: python -m benchmarks.report {file}")
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--servers", default="all", help=f"some of: {', '.join(servers())} (default: all)")
+    parser.add_argument("--workloads", default="all", help=f"some of: {', '.join(WORKLOADS)} (default: all)")
+    parser.add_argument("--clients", help="such as 1,8,32,64 (default: each workload's own)")
+    parser.add_argument("--seconds", type=float, help="length of a load (default: each workload's own, 5 or 10)")
+    parser.add_argument("--passes", type=int, default=3, help="(default: %(default)s)")
+    parser.add_argument("--warm-up", type=float, default=3, metavar="SECONDS", help="(default: %(default)s)")
+    parser.add_argument(
+        "--environments", type=Path, help="folder of the peers' environments (default: one in the work folder)"
+    )
+    parser.add_argument("--imago-flags", default="", metavar="FLAGS", help="more flags of `imago serve`")
+    parser.add_argument("--results", type=Path, help="file to add rows to (default: a new one in the work folder)")
+    return parser.parse_args()
+
+
+def _plan(chosen: argparse.Namespace) -> Plan:
+    """Raises ArgumentTypeError where a name is unknown."""
+    workloads = [
+        replace(
+            workload,
+            clients=tuple(map(int, chosen.clients.split(","))) if chosen.clients else workload.clients,
+            seconds=chosen.seconds or workload.seconds,
+        )
+        for workload in _named(chosen.workloads, WORKLOADS, "workload")
+    ]
+    return Plan(
+        servers=_named(chosen.servers, servers(chosen.imago_flags), "server"),
+        workloads=workloads,
+        passes=chosen.passes,
+        warm_up_seconds=chosen.warm_up,
+        environments=(chosen.environments or Work().folder("environments")).resolve(),
+    )
+
+
+def _named(text: str, known: Mapping[str, Item], what: str) -> list[Item]:
+    names = list(known) if text == "all" else text.split(",")
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"{what} {name!r} is unknown{nearest(name, known)}")
+    return [known[name] for name in names]
+
+
+def _line(row: LoadRow) -> str:
+    load, use = row.load, row.use
+    bad = "" if row.right else "  WRONG ANSWER"
+    return (
+        f"  {row.server:16} c={row.clients:<4} {load.rate:9.1f} answers/s  p50 {load.p50_ms:8.2f} ms  p99"
+        f" {load.p99_ms:8.2f} ms  refused {load.refused}  broken {load.broken}  cores: server {use.server_cpu:.2f}"
+        f" client {use.client_cpu:.2f} foreign {use.foreign_cpu:.2f}  {use.resident_mb:.0f}/{use.proportional_mb:.0f}"
+        f" MB{bad}"
+    )
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

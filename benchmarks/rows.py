@@ -1,0 +1,120 @@
+"""What was measured, one JSON object a line: a run can be stopped at any time, and several files joined."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.wrk import Load
+
+
+@dataclass(frozen=True)
+class Where:
+    """Which pass of which run a row belongs to: rows of one pass were measured one after the other."""
+
+    run: str
+    number: int
+
+
+@dataclass(frozen=True)
+class MachineRow:
+    """The machine and the command of one run."""
+
+    run: str
+    date: str
+    command: str
+    machine: dict[str, str]
+
+
+@dataclass(frozen=True)
+class ServerRow:
+    """What a server installs."""
+
+    run: str
+    server: str
+    megabytes: int
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True)
+class LimitRow:
+    """What the machine could answer without HTTP, in one pass."""
+
+    where: Where
+    workload: str
+    way: str
+    rate: float
+
+
+@dataclass(frozen=True)
+class Use:
+    """What a load took: cores kept busy, and memory of all processes of the server."""
+
+    server_cpu: float
+    client_cpu: float
+    foreign_cpu: float
+    """Cores that worked for neither server nor client."""
+    stolen_cpu: float
+    """Cores that the host gave to others."""
+    resident_mb: float
+    """Most megabytes resident during the load, summed over processes."""
+    proportional_mb: float
+    """The same at the end of the load, pages that processes share counted once."""
+    processes: int
+
+
+@dataclass(frozen=True)
+class LoadRow:
+    """One load of one server."""
+
+    where: Where
+    workload: str
+    server: str
+    clients: int
+    load: Load
+    use: Use
+    right: bool
+    """Whether the first answer was that of the model."""
+    start_seconds: float
+    """From the start of the process to its first answer."""
+    calibration: float
+    """Pictures a second of the calibration just before the start."""
+
+
+@dataclass(frozen=True)
+class FailedRow:
+    """A server that could not be built, started or loaded."""
+
+    where: Where
+    workload: str
+    server: str
+    reason: str
+
+
+Row = MachineRow | ServerRow | LimitRow | LoadRow | FailedRow
+
+_KINDS: dict[str, Callable[..., Row]] = {
+    "machine": MachineRow, "server": ServerRow, "limit": LimitRow, "load": LoadRow, "failed": FailedRow,
+}  # fmt: skip
+_PARTS: dict[str, Callable[..., object]] = {"where": Where, "load": Load, "use": Use}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def append(file: Path, row: Row) -> None:
+    """Add a row to a file."""
+    line = {"kind": _NAMES[type(row)], **asdict(row)}
+    with file.open("a", encoding="utf-8") as output:
+        output.write(json.dumps(line) + "\n")
+
+
+def read(files: Iterable[Path]) -> list[Row]:
+    """All rows of some files."""
+    return [row for file in files for row in _rows(file.read_text(encoding="utf-8").splitlines())]
+
+
+def _rows(lines: Iterable[str]) -> Iterator[Row]:
+    for line in lines:
+        values: dict[str, Any] = json.loads(line)
+        kind = _KINDS[values.pop("kind")]
+        yield kind(**{name: _PARTS[name](**value) if name in _PARTS else value for name, value in values.items()})
