@@ -113,14 +113,16 @@ def _free_batch(graph: onnx.GraphProto, batch: int) -> None:
     known = {tensor.name: tensor for tensor in graph.initializer}
     known |= {node.output[0]: node.attribute[0].t for node in graph.node if _is_tensor(node)}
     for node in graph.node:
-        if node.op_type != "Reshape" or node.input[1] not in known or any(a.i for a in node.attribute):
+        if node.op_type != "Reshape" or node.input[1] not in known:
             continue
         shape = numpy_helper.to_array(known[node.input[1]]).copy()
-        if shape.size and shape[0] == batch:
-            shape[0] = 0
-            name = f"{node.output[0]}/free_shape"
-            graph.initializer.append(numpy_helper.from_array(shape, name))
-            node.input[1] = name
+        literal = any(attribute.i for attribute in node.attribute)  # allowzero: a 0 means no elements, not a copy
+        if not shape.size or shape[0] != batch or (literal and not shape.all()):
+            continue
+        shape[0] = 0
+        del node.attribute[:]
+        node.input[1] = f"{node.output[0]}/free_shape"
+        graph.initializer.append(numpy_helper.from_array(shape, node.input[1]))
 
 
 def _is_tensor(node: onnx.NodeProto) -> bool:

@@ -68,6 +68,21 @@ def test_any_number_of_rows_is_answered_as_computed_by_hand(file: Path, batch: A
     np.testing.assert_allclose(found, by_hand(sent, IMAGENET.mean, IMAGENET.std), atol=1e-5)
 
 
+def as_torch_writes_it(model: onnx.ModelProto) -> None:
+    """A shape in a node of its own, and read to the letter."""
+    (reshape,) = (node for node in model.graph.node if node.op_type == "Reshape")
+    reshape.attribute.append(helper.make_attribute("allowzero", 1))
+    shape = helper.make_node("Constant", [], ["constant"], value=numpy_helper.from_array(np.int64([1, 3]), "value"))
+    reshape.input[1] = "constant"
+    model.graph.node.insert(0, shape)
+
+
+def test_a_fixed_batch_is_freed_where_shapes_are_nodes(file: Path) -> None:
+    unlike(as_torch_writes_it, batch=1)(file)
+    found = adopted(file).run({"image": images(3)})["probabilities"]
+    np.testing.assert_allclose(found, by_hand(images(3)), atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("channels", "pixels", "order"),
     [
