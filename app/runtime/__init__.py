@@ -5,15 +5,31 @@ from collections.abc import Callable, Mapping
 from app.errors import InvalidSettings
 from app.manifest import nearest
 from app.runtime.base import Device, Session
+from app.runtime.cores import usable_cores
 from app.runtime.ort import OrtSession, available_device
+from app.runtime.plan import Choices, Plan, Ready, make_ready
+from app.runtime.plan_cache import PlanCache, plan_key
 
-__all__ = ["BACKENDS", "Device", "Session", "available_device", "open_session"]
+__all__ = [
+    "BACKENDS",
+    "Choices",
+    "Device",
+    "Plan",
+    "PlanCache",
+    "Ready",
+    "Session",
+    "available_device",
+    "make_ready",
+    "open_session",
+    "plan_key",
+    "usable_cores",
+]
 
 BACKENDS: Mapping[str, Callable[[bytes, Device, int], Session]] = {"onnxruntime": OrtSession}
 
 
 def open_session(graph: bytes, device: Device = "cpu", threads: int = 0, backend: str = "onnxruntime") -> Session:
-    """Open the bytes of a model file; `threads` 0 means one for each core.
+    """Open the bytes of a model file; `threads` 0 means one for each usable core.
 
     Raises:
         InvalidModel: the backend does not take the graph.

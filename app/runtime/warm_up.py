@@ -1,13 +1,11 @@
 """Warm-up: run a session on noise before anybody waits for it, and measure which batch sizes pay."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
-
-from app.errors import InvalidModel
 from app.runtime.base import Session
-from app.tensors import Tensor, Tensors, TensorSpec
+from app.runtime.probe import check, noise
+from app.tensors import Tensors
 
 _REPEATS = 3
 _REPEAT_SECONDS = 0.1
@@ -27,12 +25,11 @@ def warm_up(session: Session, max_rows: int, thrifty: bool = False) -> dict[int,
     Raises:
         InvalidModel: the session fails, or an answer is not finite or has not as many rows as were sent.
     """
-    random = np.random.default_rng(0)
-    _check(session, _noise(session.inputs, 1, random), 1)
+    check(session, noise(session.inputs, 1))
     seconds: dict[int, float] = {}
     for rows in sorted({1 << power for power in range(max_rows.bit_length())} | {max_rows}):
-        batch = _noise(session.inputs, rows, random)
-        seconds[rows] = _quickest(session, batch, rows)
+        batch = noise(session.inputs, rows)
+        seconds[rows] = _quickest(session, batch)
         best = min(spent / count for count, spent in seconds.items())
         if thrifty and seconds[rows] / rows > _HOPELESS * best:
             break
@@ -45,35 +42,10 @@ def best_batch(seconds: Mapping[int, float]) -> int:
     return max(rows for rows, spent in seconds.items() if spent / rows <= _AS_GOOD * best)
 
 
-def _quickest(session: Session, batch: Tensors, rows: int) -> float:
+def _quickest(session: Session, batch: Tensors) -> float:
     spent: list[float] = []
     while not spent or (len(spent) < _REPEATS and sum(spent) < _REPEAT_SECONDS):
         begun = time.perf_counter()
-        _check(session, batch, rows)
+        check(session, batch)
         spent.append(time.perf_counter() - begun)
     return min(spent)
-
-
-def _check(session: Session, batch: Tensors, rows: int) -> None:
-    """Run a batch and look at its answers."""
-    try:
-        outputs = session.run(batch)
-    except Exception as error:  # backends raise classes of their own; all mean that this graph cannot be served
-        raise InvalidModel(f"The graph fails on noise: {str(error)[:300]}") from error
-    for name, array in outputs.items():
-        if array.shape[0] != rows or not np.isfinite(array).all():
-            raise InvalidModel(f"Output {name!r} of {rows} rows of noise is not {rows} finite rows.")
-
-
-def _noise(specs: Sequence[TensorSpec], rows: int, random: np.random.Generator) -> Tensors:
-    """Rows that any graph takes: bytes for pictures, normal floats for latents, zeros for indices."""
-    batch: dict[str, Tensor] = {}
-    for spec in specs:
-        shape = (rows, *(64 if size is None else size for size in spec.shape[1:]))
-        if spec.dtype == np.uint8:
-            batch[spec.name] = random.integers(0, 256, shape, dtype=np.uint8)
-        elif spec.dtype.kind == "f":
-            batch[spec.name] = random.standard_normal(shape).astype(spec.dtype)
-        else:
-            batch[spec.name] = np.zeros(shape, dtype=spec.dtype)
-    return batch

@@ -1,0 +1,169 @@
+"""Decides how one model version runs on this machine, and opens its sessions so. Remembered: `app.runtime.plan_cache`.
+
+Two sessions where two thread counts are each best at something: several threads answer a lone row sooner, one thread a
+batch gives more rows a second under load, since threads that share a batch wait for one another. A session of two
+threads with two callers gave 0.82 to 0.95 times the rows of one thread with two callers (six models on two cores).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from app.errors import InvalidModel
+from app.runtime.base import Device, Session
+from app.runtime.measure import Split, Times, measure, time_batches
+from app.runtime.probe import at_once, check, noise
+
+_LARGEST: Mapping[Device, int] = {"cpu": 16, "cuda": 64}
+"""The largest batch that is tried where the operator names none."""
+_EQUAL = 0.95
+"""Batches within a twentieth of one another are equal: shared machines are not timed more exactly."""
+_ONE_SESSION = 0.98
+"""One session for both is worth so little of the rows a second: the second copy of the weights costs memory alone."""
+_QUICK_SECONDS = 0.01
+_AS_GOOD = 1.25
+"""Among batches quicker than this the largest within a quarter of the best time per row is preferred: fewer runs save
+the hops to a thread and back that are not in it. Slower batches cost latency, and must win to be chosen."""
+_SOONER = 0.85
+"""A second copy of the weights must bring a lone row's answer in this part of the time."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How one model version runs on this machine: what was measured at warm-up, or read from the cache."""
+
+    lone_threads: int
+    """Intra-op threads of the session that runs a job while nothing else runs or waits."""
+    threads: int
+    """Intra-op threads of the session that runs under load."""
+    concurrency: int
+    """Batches in flight under load: callers of `run` at once."""
+    max_batch_size: int
+    lone_seconds: float
+    """One row, alone."""
+    batch_seconds: Mapping[int, float]
+    """One batch under load, all callers busy, by rows up to `max_batch_size`."""
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the operator fixed; None or 0 stands for what is measured."""
+
+    threads: int | None = None
+    concurrency: int | None = None
+    max_batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Sessions, open and warm, and the plan that they were opened for."""
+
+    plan: Plan
+    lone: Session
+    """The same object as `crowd` where one session serves both."""
+    crowd: Session
+
+
+def make_ready(open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None = None) -> Ready:
+    """Measure what runs best on so many cores, and open it; a known plan is opened without measuring.
+
+    Args:
+        open_with: opens the graph with so many intra-op threads.
+        choices: what the operator fixed.
+        cores: the cores that this process may use.
+        known: the plan of an earlier start.
+
+    Raises:
+        InvalidModel: the graph fails on noise, or an answer is not finite or has not as many rows as were sent.
+        ImagoError: as `open_with` does.
+    """
+    plan = known or _measured(open_with, choices, cores)
+    with ExitStack() as failing:
+        crowd = _opened(open_with, plan.threads, failing)
+        lone = crowd if plan.lone_threads == plan.threads else _opened(open_with, plan.lone_threads, failing)
+        _warm(lone, 1, 1)
+        for rows in _warm_sizes(crowd.device, plan.max_batch_size):
+            _warm(crowd, rows, plan.concurrency)
+        failing.pop_all()
+    return Ready(plan, lone, crowd)
+
+
+def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int) -> Plan:
+    """The plan for sessions that are opened for measuring only: theirs is the memory of every batch size tried."""
+    with ExitStack() as measuring:
+        first = _opened(open_with, choices.threads or 1, measuring)
+        sessions = {choices.threads or 1: first}
+        if not choices.threads and first.device == "cpu" and cores > 1:
+            sessions[cores] = _opened(open_with, cores, measuring)
+        limit = min(choices.max_batch_size or _LARGEST[first.device], _rows_taken(first))
+        splits = [
+            Split(threads, callers)
+            for threads in sessions
+            for callers in _callers(threads, choices.concurrency, first.device, cores)
+        ]
+        times = measure(sessions, splits, [1 << power for power in range(limit.bit_length())])
+        lone_threads, split = share_cores(times)
+        seconds = dict(times.load[split])
+        rows = limit if choices.max_batch_size else best_rows(seconds)
+        if rows not in seconds:
+            seconds |= {rows: time_batches(sessions, [split], rows)[split]}
+    timed = {count: spent for count, spent in seconds.items() if count <= rows}
+    return Plan(lone_threads, split.threads, split.callers, rows, times.lone[lone_threads], timed)
+
+
+def share_cores(times: Times) -> tuple[int, Split]:
+    """Threads for a lone row, and the way to share the cores that gives most rows under load; one session if equal."""
+    rates = {
+        split: split.rate(best_rows(seconds), seconds[best_rows(seconds)]) for split, seconds in times.load.items()
+    }
+    soonest = min(times.lone, key=lambda threads: times.lone[threads])
+
+    def alone_too(split: Split) -> bool:
+        return times.lone[split.threads] * _SOONER <= times.lone[soonest]
+
+    equal = [split for split, rate in rates.items() if rate >= _ONE_SESSION * max(rates.values())]
+    best = max(equal, key=lambda split: (alone_too(split), rates[split]))
+    return best.threads if alone_too(best) else soonest, best
+
+
+def best_rows(seconds: Mapping[int, float]) -> int:
+    """The batch size that pays: the smallest of the best, or the largest about as good while batches are quick."""
+    best = min(spent / rows for rows, spent in seconds.items())
+    few = min(rows for rows, spent in seconds.items() if spent / rows * _EQUAL <= best)
+    quick = [rows for rows, spent in seconds.items() if spent <= _QUICK_SECONDS and spent / rows <= _AS_GOOD * best]
+    return max([few, *quick])
+
+
+def _callers(threads: int, chosen: int | None, device: Device, cores: int) -> Sequence[int]:
+    if chosen:
+        return (chosen,)
+    if device == "cuda":
+        return 1, 2  # the second batch is copied while the first is computed
+    return (cores,) if threads == 1 or cores == 1 else (1, cores)
+
+
+def _rows_taken(session: Session) -> int:
+    """The most rows that the graph takes: some are exported for exactly one."""
+    fixed = {spec.shape[0] for spec in session.inputs if spec.shape} - {None}
+    if fixed - {1}:
+        raise InvalidModel(
+            f"The graph takes batches of {fixed} rows only: export it with a first dimension that is free."
+        )
+    return 1 if fixed else 1 << 20
+
+
+def _warm_sizes(device: Device, limit: int) -> list[int]:
+    """Sizes to run before anybody waits: on CUDA every one that will ever run, elsewhere those that take the memory."""
+    powers = [1 << power for power in range(limit.bit_length())] if device == "cuda" else [1]
+    return sorted({*powers, limit})
+
+
+def _warm(session: Session, rows: int, callers: int) -> None:
+    batch = noise(session.inputs, rows)
+    at_once(callers, lambda: check(session, batch))
+
+
+def _opened(open_with: Callable[[int], Session], threads: int, stack: ExitStack) -> Session:
+    session = open_with(threads)
+    stack.callback(session.close)
+    return session
