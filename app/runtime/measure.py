@@ -18,6 +18,8 @@ _HOPELESS = 1.5
 _SLOW_SECONDS = 0.01
 _GAIN = 0.95
 """A batch that takes longer than this must save a twentieth of a row's time, or no larger one is tried."""
+_MOST_ROWS = 128
+"""Slow batches do not grow beyond so many rows in flight: each holds memory of its own, a segmenter's row 54 MB."""
 _HOPEFUL = 0.9
 """Ways to share the cores that give less than this part of the best's rows a second are not timed on."""
 _ALONE = 0.85
@@ -60,7 +62,9 @@ def measure(sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Seq
     load = {split: {1: single[split]} for split in splits}
     alive = _hopeful(load, 1)
     for rows in sizes[1:]:
-        if time.perf_counter() - begun > _ENOUGH_SECONDS or not any(worth_more(load[split]) for split in alive):
+        if time.perf_counter() - begun > _ENOUGH_SECONDS or not any(
+            worth_more(split.callers, load[split]) for split in alive
+        ):
             break
         for split, seconds in time_batches(sessions, alive, rows).items():
             load[split][rows] = seconds
@@ -83,14 +87,16 @@ def time_batches(sessions: Mapping[int, Session], splits: Iterable[Split], rows:
     return {split: min(seconds) for split, seconds in spent.items()}
 
 
-def worth_more(seconds: Mapping[int, float]) -> bool:
+def worth_more(callers: int, seconds: Mapping[int, float]) -> bool:
     """Whether a batch larger than those timed so far may give more rows a second."""
+    largest = max(seconds)
+    slow = seconds[largest] > _SLOW_SECONDS
+    if slow and callers * largest >= _MOST_ROWS:
+        return False
     if len(seconds) == 1:
         return True
-    largest = max(seconds)
-    row = seconds[largest] / largest
     best = min(spent / rows for rows, spent in seconds.items() if rows != largest)
-    return row <= (_GAIN if seconds[largest] > _SLOW_SECONDS else _HOPELESS) * best
+    return seconds[largest] / largest <= (_GAIN if slow else _HOPELESS) * best
 
 
 def _hopeful(load: Mapping[Split, Mapping[int, float]], rows: int) -> list[Split]:

@@ -144,11 +144,10 @@ def _callers(threads: int, chosen: int | None, device: Device, cores: int) -> Se
 
 def _rows_taken(session: Session) -> int:
     """The most rows that the graph takes: some are exported for exactly one."""
-    fixed = {spec.shape[0] for spec in session.inputs if spec.shape} - {None}
-    if fixed - {1}:
-        raise InvalidModel(
-            f"The graph takes batches of {fixed} rows only: export it with a first dimension that is free."
-        )
+    fixed = [spec.shape[0] for spec in session.inputs if spec.shape and spec.shape[0] is not None]
+    for rows in fixed:
+        if rows != 1:
+            raise InvalidModel(f"The graph takes batches of {rows} rows only: export it with a free first dimension.")
     return 1 if fixed else 1 << 20
 
 
