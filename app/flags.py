@@ -1,7 +1,7 @@
 """Settings as command-line flags: every field of `Settings` is one, with its help and its variable, spelled once."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
@@ -41,7 +41,7 @@ def _metavar(annotation: Any) -> str | None:
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
     names = {bool: None, int: "NUMBER", float: "NUMBER", str: "TEXT"}
-    return names.get(annotation, "LIST" if get_origin(annotation) else "PATH")
+    return names.get(annotation, "LIST" if get_origin(annotation) in (tuple, Mapping) else "PATH")
 
 
 def _shown(default: Any) -> str:

@@ -61,11 +61,9 @@ class OrtSession:
 
 
 def _open(graph: bytes, device: Device, threads: int) -> Any:
-    runtime = onnx_runtime()
+    options, providers = _options(threads), _providers(device)
     try:
-        session = runtime.InferenceSession(
-            graph, sess_options=_options(threads), providers=_providers(device), enable_fallback=0
-        )
+        session = onnx_runtime().InferenceSession(graph, options, providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises its own classes for each status, all straight from Exception
         raise InvalidModel(f"ONNX Runtime does not take the graph: {_first_line(error)}") from error
     # The Python object keeps the file for a fallback that is switched off here. This and the memory that opening left
@@ -94,6 +92,8 @@ def _options(threads: int) -> Any:
 def _providers(device: Device) -> list[Any]:
     if device == "cpu":
         return ["CPUExecutionProvider"]
+    if "CUDAExecutionProvider" not in onnx_runtime().get_available_providers():
+        raise BackendMissing("CUDA was asked for and this onnxruntime is built without it: pip install 'imago[gpu]'.")
     onnx_runtime().preload_dlls()
     # EXHAUSTIVE, the default, searches for seconds at each new batch size.
     return [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]

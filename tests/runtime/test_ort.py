@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from app.errors import InvalidModel, InvalidSettings
+from app.errors import BackendMissing, InvalidModel, InvalidSettings
 from app.runtime import available_device, open_session
 from app.runtime.base import Session
 from app.runtime.function import FunctionSession
@@ -41,6 +41,19 @@ def test_bytes_that_are_no_graph_are_refused() -> None:
 def test_an_unknown_backend_is_refused_and_the_known_named(graph: bytes) -> None:
     with pytest.raises(InvalidSettings, match="did you mean 'onnxruntime'"):
         open_session(graph, backend="onnxruntim")
+
+
+def test_a_session_keeps_no_copy_of_its_file(graph: bytes) -> None:
+    before = sys.getrefcount(graph)
+    session = open_session(graph)
+    assert sys.getrefcount(graph) == before
+    session.close()
+
+
+@pytest.mark.skipif(available_device() == "cuda", reason="CUDA can be used here")
+def test_cuda_where_there_is_none_is_told_and_not_replaced_by_the_cpu(graph: bytes) -> None:
+    with pytest.raises(BackendMissing, match="CUDA was asked for"):
+        open_session(graph, "cuda")
 
 
 def test_without_a_gpu_the_device_is_the_cpu() -> None:
