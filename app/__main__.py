@@ -1,12 +1,19 @@
 """The command line: `imago serve`, `imago check`, `imago list`. Each setting is a flag of all three."""
 
 import asyncio
+import os
 import signal
+import socket
 import sys
-from typing import Annotated, Any
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Annotated, Any, NoReturn
+
+# numpy's OpenBLAS starts a thread for each core when it is imported. Serving multiplies no matrices there, and
+# processes are forked from one that has no other thread.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import typer
-import uvicorn
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -14,10 +21,14 @@ from rich.table import Table
 from app import __version__
 from app.errors import InvalidModel, OperatorError
 from app.flags import flagged
-from app.main import create_app, create_registry
+from app.main import create_app, create_registry, create_resources, create_worker, run_engine, worker_count
 from app.manifest import read_manifest
+from app.processes.shared import Shared, share
+from app.processes.supervisor import REFUSED, Supervisor
 from app.repository.registry import Entry, Registry
 from app.repository.store import ModelFolder, scan
+from app.servable import Running
+from app.server import Server, addresses, listen, loop_factory
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
@@ -30,20 +41,60 @@ def serve(settings: Settings) -> None:
     """Serve the models over HTTP until SIGTERM or Ctrl-C."""
     logs.configure(settings.log_level, settings.log_format)
     scan(settings.models)
-    config = uvicorn.Config(
-        create_app(settings, on_loaded=_print_models),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_seconds,
+    listeners = listen(settings.host, settings.port)
+    workers = worker_count(settings)
+    if workers == 1:
+        app = create_app(settings, on_loaded=_print_models)
+        _announce(listeners)
+        _serve_until_stopped(Server(app, settings), listeners)
+        return
+    shared = share(workers, listeners)
+    Metrics(shared.board, workers + 1)  # the supervisor's own memory and time count, too
+    supervisor = Supervisor(
+        shared,
+        partial(_or_refuse, partial(_be_worker, settings, shared)),
+        partial(_or_refuse, partial(_be_engine, settings, shared)),
+        settings.drain_seconds,
     )
-    server = _Announcing(config)
+    _announce(listeners)
+    if status := supervisor.run():
+        raise typer.Exit(status)
+
+
+def _refuse(error: OperatorError) -> NoReturn:
+    Console(stderr=True, highlight=False).print(f"[red]{error.code}[/]: {escape(error.detail)}", soft_wrap=True)
+    sys.exit(REFUSED)
+
+
+def _or_refuse(be: Callable[..., None], *arguments: Any) -> None:
+    """In a child: what the operator has to mend ends the service with its sentence."""
+    try:
+        be(*arguments)
+    except OperatorError as error:
+        _refuse(error)
+
+
+def _be_worker(settings: Settings, shared: Shared, number: int, control: socket.socket) -> None:
+    def stop() -> None:
+        server.should_exit = True
+
+    app = create_worker(settings, shared, number, control, stop)
+    server = Server(app, settings, shared, number)
+    _serve_until_stopped(server, ())
+
+
+def _be_engine(settings: Settings, shared: Shared, control: socket.socket) -> None:
+    for asked in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(asked, signal.SIG_IGN)  # it ends after the last worker, when the supervisor closes its end
+    with asyncio.Runner(loop_factory=loop_factory()) as runner:
+        runner.run(run_engine(settings, shared, control, _print_models))
+
+
+def _serve_until_stopped(server: Server, listeners: Sequence[socket.socket]) -> None:
     # uvicorn drains on these signals and raises them again at its end: a stop that was asked for is a success.
     for asked in (signal.SIGTERM, signal.SIGINT):
         signal.signal(asked, lambda *_: sys.exit(0))
-    server.run()
+    server.run(list(listeners))
     if not server.started:
         raise typer.Exit(3)
 
@@ -85,26 +136,18 @@ def main() -> None:
     try:
         cli(prog_name="imago")
     except OperatorError as error:
-        Console(stderr=True, highlight=False).print(f"[red]{error.code}[/]: {escape(error.detail)}", soft_wrap=True)
-        sys.exit(2)
+        _refuse(error)
 
 
-class _Announcing(uvicorn.Server):
-    """A server that says where it listens once it does: with port 0 nobody knows before."""
-
-    async def startup(self, sockets: Any = None) -> None:
-        """Start as uvicorn does, then print the addresses."""
-        await super().startup(sockets)
-        for server in getattr(self, "servers", []):
-            for socket in server.sockets:
-                host, port = socket.getsockname()[:2]
-                shown = f"[{host}]" if ":" in host else host
-                url = f"http://{'localhost' if shown in ('0.0.0.0', '[::]') else shown}:{port}"  # noqa: S104 - only shown
-                console.print(f"imago {__version__} listens on {url}, documentation on {url}/docs")
+def _announce(listeners: tuple[socket.socket, ...]) -> None:
+    """Say where the service listens: with port 0 nobody knows before."""
+    for url in addresses(listeners):
+        console.print(f"imago {__version__} listens on {url}, documentation on {url}/docs")
+    sys.stdout.flush()
 
 
 async def _load_once(settings: Settings) -> Registry:
-    registry = create_registry(settings, Metrics())
+    registry = create_registry(settings, create_resources(settings, Metrics()))
     await registry.load_all()
     _print_models(registry)
     await registry.close()
@@ -112,7 +155,7 @@ async def _load_once(settings: Settings) -> Registry:
 
 
 def _print_models(registry: Registry) -> None:
-    table = _table("model", "version", "task", "input", "device", "batch up to", "milliseconds by batch size")
+    table = _table("model", "version", "task", "input", "device", "runs", "milliseconds by batch size")
     for entry in registry.entries():
         table.add_row(entry.name, str(entry.version or ""), *_row(entry))
     console.print(table)
@@ -122,10 +165,22 @@ def _row(entry: Entry) -> tuple[str, str, str, str, str]:
     task = entry.manifest.task if entry.manifest else ""
     if entry.servable is None:
         return task, f"[red]{entry.state}[/]", "", "", f"[red]{escape(entry.reason)}[/]"
-    session = entry.servable.sessions[0]
-    timed = ", ".join(f"{rows}: {seconds * 1000:.1f}" for rows, seconds in entry.servable.batch_seconds.items())
-    largest = str(entry.servable.max_batch_size)
-    return task, escape(", ".join(map(str, session.inputs))), session.device, largest, timed
+    running = entry.servable.running
+    plan = running.plan
+    timed = ", ".join(f"{rows}: {seconds * 1000:.1f}" for rows, seconds in plan.batch_seconds.items())
+    inputs = escape(", ".join(map(str, running.inputs)))
+    return task, inputs, running.device, _how(running), f"{timed}; one alone: {plan.lone_seconds * 1000:.1f}"
+
+
+def _how(running: Running) -> str:
+    """How the sessions of a version share the cores, in words."""
+    plan = running.plan
+    if running.inline:
+        return f"between requests, up to {running.max_batch_size} rows"
+    alone = "" if plan.lone_threads == plan.threads else f"; one alone on {plan.lone_threads} threads"
+    return (
+        f"{plan.concurrency} x {plan.threads} thread{'s'[: plan.threads > 1]}, up to {plan.max_batch_size} rows{alone}"
+    )
 
 
 def _newest(folder: ModelFolder) -> tuple[str, str, str]:

@@ -1,36 +1,47 @@
-"""Joins settings, models and routes into one application; the one place where layers meet."""
+"""Joins settings, models, routes and processes into one service; the one place where layers meet."""
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from app import __version__
-from app.api.errors import translate
-from app.api.middleware import Edge
+from app.api.middleware import Edge, answer_refusal
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
-from app.errors import InvalidSettings
+from app.errors import InvalidSettings, ServiceError
 from app.imaging.codec import Decoder
 from app.manifest import nearest
-from app.repository.registry import Registry
+from app.processes.engine import Engine
+from app.processes.follower import Follower
+from app.processes.shared import Shared
+from app.repository.registry import Opener, Registry
 from app.runtime import available_device
-from app.servable import Resources
+from app.runtime.cores import usable_cores
+from app.runtime.plan_cache import PlanCache
+from app.servable import Resources, open_servable
 from app.settings import Settings
 from app.tasks import TASKS
 from app.telemetry.metrics import Metrics
 
 OnLoaded = Callable[[Registry], None]
 
+_MOST_WORKERS = 16
+"""Workers that `auto` starts at most: each decodes and answers thousands of requests a second and takes some 30 MB."""
 
-def create_registry(settings: Settings, metrics: Metrics) -> Registry:
-    """The registry that these settings ask for, still empty.
+
+def create_resources(settings: Settings, metrics: Metrics) -> Resources:
+    """What the servables of one process share under these settings.
 
     Raises:
         BackendMissing: the inference library for the device is not installed.
@@ -39,50 +50,106 @@ def create_registry(settings: Settings, metrics: Metrics) -> Registry:
     for kind in settings.default_models:
         if kind not in TASKS:
             raise InvalidSettings(f"default_models: task {kind!r} is unknown{nearest(kind, TASKS)}")
-    cores = os.cpu_count() or 1
-    resources = Resources(
+    cores = usable_cores()
+    return Resources(
         decoder=Decoder(settings.formats, settings.max_pixels),
         pool=ThreadPoolExecutor(cores, thread_name_prefix="imago-decode"),
         metrics=metrics,
         device=available_device() if settings.device == "auto" else settings.device,
+        cores=cores,
         threads=settings.threads,
-        replicas=settings.replicas,
+        concurrency=settings.concurrency,
         max_queue_seconds=settings.max_queue_seconds,
+        plans=PlanCache(settings.cache and settings.cache.expanduser()),
     )
-    return Registry(settings.models, resources, settings.default_models)
+
+
+def create_registry(settings: Settings, resources: Resources, opener: Opener | None = None) -> Registry:
+    """A registry of the models folder, still empty; without an `opener` versions are opened in this process."""
+    count = resources.metrics.models_loaded.set
+    return Registry(
+        settings.models, opener or partial(open_servable, resources=resources), settings.default_models, count
+    )
 
 
 def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) -> FastAPI:
-    """The application. Models are loaded once it runs, while `/livez` and `/readyz` already answer.
+    """The application of one process alone. Models are loaded once it runs; `/livez` and `/readyz` answer before.
 
     Raises:
-        BackendMissing: the inference library for the device is not installed.
+        BackendMissing, InvalidSettings: as `create_resources`.
     """
     metrics = Metrics()
-    registry = create_registry(settings, metrics)
+    registry = create_registry(settings, create_resources(settings, metrics))
 
+    async def load() -> None:
+        await registry.load_all()
+        on_loaded(registry)
+
+    return _application(settings, metrics, registry, load)
+
+
+def create_worker(
+    settings: Settings, shared: Shared, number: int, control: socket.socket, stop: Callable[[], None]
+) -> FastAPI:
+    """The application of one HTTP worker among several, which follows the engine; calls `stop` when it is to end."""
+    metrics = Metrics(shared.board, number)
+    resources = create_resources(settings, metrics)
+    follower = Follower(number, shared, resources)
+    registry = create_registry(settings, resources, follower.open)
+    return _application(settings, metrics, registry, lambda: follower.follow(registry, control, stop))
+
+
+async def run_engine(settings: Settings, shared: Shared, control: socket.socket, on_loaded: OnLoaded) -> None:
+    """Load the models and serve the workers until the supervisor closes its end.
+
+    Raises:
+        BackendMissing, InvalidSettings: as `create_resources`.
+    """
+    resources = create_resources(settings, Metrics(shared.board, shared.engine_slot))
+    engine = Engine(create_registry(settings, resources), shared, on_loaded)
+    await engine.run(control)
+
+
+def worker_count(settings: Settings) -> int:
+    """How many HTTP processes these settings ask for."""
+    if not hasattr(os, "fork"):
+        return 1
+    return settings.workers or min(usable_cores(), _MOST_WORKERS)
+
+
+class _Application(FastAPI):
+    """FastAPI with an edge around all of it: what the framework puts around its routes costs a request more than the
+    edge does."""
+
+    def __init__(self, edge: Callable[[ASGIApp], ASGIApp], **rest: Any) -> None:
+        super().__init__(**rest)
+        self._edge = edge
+
+    def build_middleware_stack(self) -> ASGIApp:
+        """The framework's stack, inside the edge."""
+        return self._edge(super().build_middleware_stack())
+
+
+def _application(
+    settings: Settings, metrics: Metrics, registry: Registry, load: Callable[[], Coroutine[Any, Any, None]]
+) -> FastAPI:
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        loading = asyncio.create_task(_load(registry, on_loaded))
+        loading = asyncio.create_task(load())
         yield
         loading.cancel()
         await registry.close()
 
-    app = FastAPI(
-        title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+    endpoints = task_endpoints(registry, Limits(settings.max_pictures, settings.request_timeout_seconds))
+    edge = partial(Edge, direct=endpoints, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    app = _Application(
+        edge, title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Images in, compact answers out: classify, segment and generate with ONNX models.",
     )  # fmt: skip
-    endpoints = task_endpoints(registry, Limits(settings.max_pictures, settings.request_timeout_seconds))
     app.include_router(task_routes(endpoints))
     app.include_router(repository_routes(registry))
     app.include_router(system_routes(registry, metrics, settings.strict_readiness))
-    app.add_middleware(Edge, direct=endpoints, max_body_bytes=settings.max_body_bytes, metrics=metrics)
-    for refusal in (HTTPException, RequestValidationError):
-        app.add_exception_handler(refusal, translate)
+    for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
+        app.add_exception_handler(kind, answer_refusal)
     app.state.registry = registry
     return app
-
-
-async def _load(registry: Registry, on_loaded: OnLoaded) -> None:
-    await registry.load_all()
-    on_loaded(registry)

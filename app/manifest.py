@@ -68,13 +68,14 @@ class Manifest(_Contract):
 class ServingConfig(_Contract):
     """What the operator chose for one model, in `models/<name>/serving.toml`; every key has a default.
 
-    Without `max_batch_size` the size that was quickest for a row at warm-up, at most 16, is the largest.
+    Without `max_batch_size`, `threads` and `concurrency` those that answered most rows a second at warm-up are chosen.
     """
 
     versions: Literal["latest", "all"] | tuple[int, ...] = "latest"
     max_batch_size: int | None = Field(None, ge=1, le=1024)
     max_queue_delay_ms: float = Field(0.0, ge=0, le=10_000)
-    replicas: int | None = Field(None, ge=1, le=64)
+    threads: int | None = Field(None, ge=1, le=1024)
+    concurrency: int | None = Field(None, ge=1, le=64)
     backend: str = "onnxruntime"
 
 

@@ -5,30 +5,34 @@ predict: open the picture -> Task.prepare -> Batcher.submit -> Session.run -> Ta
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from app.imaging.codec import Decoder
 from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verified
 from app.runtime import Device, Session, open_session
-from app.runtime.warm_up import best_batch, warm_up
-from app.scheduling.batcher import Batcher, Ticket
+from app.runtime.plan import Choices, Plan, Ready, make_ready
+from app.runtime.plan_cache import PlanCache, plan_key
+from app.scheduling.batcher import Batcher, Finished, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
 from app.telemetry.metrics import Metrics
-from app.tensors import Tensors, split, stack
+from app.tensors import Tensors, TensorSpec, split, stack
 
 INLINE_SIZE = 128 * 128
 """Up to so many pixels, and bytes of a file, work on a picture stays on the event loop: preparing one of this size
 costs two hops to a thread and back (83 us against 40 us, `benchmarks/decode_hop.py` on two shared cores), and a thread
 would add one. Bytes count because a file of few pixels may have a header that takes seconds to read."""
 
-MAX_ROWS = 16
-"""Rows of the largest batch tried where the operator names none."""
+INLINE_ROW_SECONDS = 0.001
+"""A model that takes no longer for a row runs on the event loop's thread: a hop to another process and back costs a
+tenth of that, and batches form while it runs."""
+INLINE_BATCH_SECONDS = 0.004
+"""Longest batch there: for so long probes, metrics and other models wait."""
 
 Clock = Callable[[], float]
 Result = TypeVar("Result")
@@ -62,46 +66,75 @@ class Resources:
     pool: Executor
     metrics: Metrics
     device: Device = "cpu"
-    threads: int = 0
-    replicas: int = 1
+    cores: int = 1
+    threads: int | None = None
+    concurrency: int | None = None
     max_queue_seconds: float = 5.0
+    plans: PlanCache = field(default_factory=lambda: PlanCache(None))
     clock: Clock = time.monotonic
 
 
 @dataclass(frozen=True)
-class Opened:
-    """A version whose files were read, whose sessions are open and warm."""
+class Running:
+    """How a version runs: where, on which tensors, by which plan."""
 
-    manifest: Manifest
-    task: Task[Any]
-    sessions: tuple[Session, ...]
-    batch_seconds: Mapping[int, float]
-    """What a batch of each size took at warm-up."""
-    max_batch_size: int
-    max_queue_delay: float
+    device: Device
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    plan: Plan
+    inline: bool
+    """Whether batches run on the event loop's thread, in every process that answers."""
+
+    @property
+    def max_batch_size(self) -> int:
+        """The largest batch: the plan's, or inline the largest that ends soon."""
+        sizes = [
+            rows
+            for rows, seconds in self.plan.batch_seconds.items()
+            if rows <= self.plan.max_batch_size and seconds <= INLINE_BATCH_SECONDS
+        ]
+        return max(sizes, default=1) if self.inline else self.plan.max_batch_size
+
+
+class Jobs(Protocol):
+    """Who runs the jobs of one version: a `Batcher` here, or a messenger to the one in another process."""
+
+    def admit(self, rows: int, deadline: float) -> None:
+        """Refuse early what could not be answered by `deadline`; raises as `submit`."""
+
+    async def submit(self, tensors: Tensors, rows: int, deadline: float) -> Finished:
+        """Wait for one job's turn and return its rows; raises as `Batcher.submit`."""
+
+    async def close(self) -> None:
+        """Answer what was accepted and take nothing more."""
 
 
 class Servable:
-    """One loaded version: task, batcher and sessions."""
+    """One loaded version: a task, and who runs its jobs."""
 
-    def __init__(self, opened: Opened, resources: Resources) -> None:
-        self.manifest = opened.manifest
-        self.task = opened.task
-        self.sessions = opened.sessions
-        self.batch_seconds = opened.batch_seconds
-        self.max_batch_size = opened.max_batch_size
-        self.inline = False
+    def __init__(
+        self,
+        manifest: Manifest,
+        task: Task[Any],
+        running: Running,
+        jobs: Jobs,
+        resources: Resources,
+        sessions: tuple[Session, ...] = (),
+    ) -> None:
+        self.manifest = manifest
+        self.task = task
+        self.running = running
+        self.jobs = jobs
+        self.inline = running.inline
+        self._sessions = sessions
+        self._max_batch_size = running.max_batch_size
         self._decoder = resources.decoder
         self._pool = resources.pool
         self._clock = resources.clock
-        self._metrics = resources.metrics.of(opened.task.kind, opened.manifest.name)
-        lane: Lane[Ticket] = Lane(Limits(opened.max_batch_size, opened.max_queue_delay, resources.max_queue_seconds))
-        lane.learn(opened.max_batch_size, opened.batch_seconds[opened.max_batch_size])
-        name = f"{self.manifest.name}/{self.manifest.version}"
-        self._batcher = Batcher(name, opened.sessions, lane, self._metrics, resources.clock)
+        self._metrics = resources.metrics.of(task.kind, manifest.name)
 
     def __repr__(self) -> str:
-        return f"<Servable {self.task.kind} {self._batcher!r}>"
+        return f"<Servable {self.task.kind} {self.jobs!r}>"
 
     async def predict(
         self, data: bytes | None, options: TaskOptions, deadline: float, as_picture: bool = False
@@ -111,7 +144,7 @@ class Servable:
         Raises:
             ServiceError: the picture, the options, the queue or the model refuse; see `app.errors`.
         """
-        self._batcher.admit(1, deadline)
+        self.jobs.admit(1, deadline)
         options = self.task.settle(options)
         begun = self._clock()
         prepared = await self._prepare(data, options)
@@ -130,8 +163,8 @@ class Servable:
 
     async def close(self) -> None:
         """Answer what was accepted, take nothing more, and give the sessions back."""
-        await self._batcher.close()
-        for session in self.sessions:
+        await self.jobs.close()
+        for session in self._sessions:
             session.close()
 
     async def _prepare(self, data: bytes | None, options: TaskOptions) -> Prepared:
@@ -152,37 +185,85 @@ class Servable:
     async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
         """Run the rows of one call, in several jobs where they are more than a batch; the longest times count."""
         rows = len(next(iter(tensors.values())))
-        if rows > self.max_batch_size:
-            self._batcher.admit(rows, deadline)  # all or nothing: no part runs for an answer that cannot be whole
-        counts = [min(self.max_batch_size, rows - start) for start in range(0, rows, self.max_batch_size)]
+        if rows > self._max_batch_size:
+            self.jobs.admit(rows, deadline)  # all or nothing: no part runs for an answer that cannot be whole
+        counts = [min(self._max_batch_size, rows - start) for start in range(0, rows, self._max_batch_size)]
         jobs = [
-            self._batcher.submit(part, count, deadline)
-            for part, count in zip(split(tensors, counts), counts, strict=True)
+            self.jobs.submit(part, count, deadline) for part, count in zip(split(tensors, counts), counts, strict=True)
         ]
         done = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
         outputs = stack([finished.tensors for finished in done])
         return outputs, max(job.queue_seconds for job in done), max(job.run_seconds for job in done)
 
 
-async def open_servable(folder: Path, manifest: Manifest, serving: ServingConfig, resources: Resources) -> Servable:
-    """Open, check and warm up the version in `folder`, in a thread; only then is it able to answer.
+async def open_servable(
+    folder: Path, manifest: Manifest, serving: ServingConfig, resources: Resources, plan: Plan | None = None
+) -> Servable:
+    """Open, check and warm up the version in `folder`, in a thread; only then is it able to answer. With a `plan` that
+    was measured before nothing is timed again.
 
     Raises:
         InvalidModel: a file, a digest, the graph or its answers break the contract.
         BackendMissing: the inference library for this device is not installed.
     """
+    choices = Choices(
+        serving.threads or resources.threads, serving.concurrency or resources.concurrency, serving.max_batch_size
+    )
     loop = asyncio.get_running_loop()
-    return Servable(await loop.run_in_executor(None, open_version, folder, manifest, serving, resources), resources)
+    task, ready = await loop.run_in_executor(None, _open, folder, manifest, serving, choices, resources, plan)
+    quick = resources.device == "cpu" and ready.plan.batch_seconds[1] <= INLINE_ROW_SECONDS
+    inline = quick and not choices.concurrency
+    running = Running(resources.device, ready.crowd.inputs, ready.crowd.outputs, ready.plan, inline)
+    jobs = _batcher(manifest, serving, ready, running, resources)
+    return Servable(
+        manifest, task, running, jobs, resources, tuple({id(s): s for s in (ready.lone, ready.crowd)}.values())
+    )
 
 
-def open_version(folder: Path, manifest: Manifest, serving: ServingConfig, resources: Resources) -> Opened:
+def build(folder: Path, manifest: Manifest, running: Running, jobs: Jobs, resources: Resources) -> Servable:
+    """A servable whose jobs run elsewhere.
+
+    Raises:
+        InvalidModel: labels and manifest break the contract.
+    """
+    task = build_task(manifest, read_labels(folder, manifest), Graph(running.inputs, running.outputs))
+    return Servable(manifest, task, running, jobs, resources)
+
+
+def _open(
+    folder: Path,
+    manifest: Manifest,
+    serving: ServingConfig,
+    choices: Choices,
+    resources: Resources,
+    plan: Plan | None,
+) -> tuple[Task[Any], Ready]:
     """The blocking part of `open_servable`."""
     graph = read_verified(folder, manifest, GRAPH)
-    replicas = serving.replicas or resources.replicas
-    sessions = tuple(open_session(graph, resources.device, resources.threads, serving.backend) for _ in range(replicas))
-    task = build_task(manifest, read_labels(folder, manifest), Graph(sessions[0].inputs, sessions[0].outputs))
-    for session in sessions[1:]:
-        warm_up(session, 1)
-    limit = serving.max_batch_size
-    seconds = warm_up(sessions[0], limit or MAX_ROWS, thrifty=limit is None)
-    return Opened(manifest, task, sessions, seconds, limit or best_batch(seconds), serving.max_queue_delay_ms / 1000)
+    key = plan_key(manifest.files[GRAPH].sha256, resources.device, resources.cores, choices)
+    plan = plan or resources.plans.get(key)
+
+    def open_with(threads: int) -> Session:
+        return open_session(graph, resources.device, threads, serving.backend)
+
+    ready = make_ready(open_with, choices, resources.cores, plan)
+    if plan is None:
+        resources.plans.put(key, ready.plan)
+    specs = Graph(ready.crowd.inputs, ready.crowd.outputs)
+    return build_task(manifest, read_labels(folder, manifest), specs), ready
+
+
+def _batcher(
+    manifest: Manifest, serving: ServingConfig, ready: Ready, running: Running, resources: Resources
+) -> Batcher:
+    plan = ready.plan
+    concurrency = 1 if running.inline else plan.concurrency
+    limits = Limits(running.max_batch_size, serving.max_queue_delay_ms / 1000, resources.max_queue_seconds, concurrency)
+    lane: Lane[Ticket] = Lane(limits)
+    lane.learn(limits.max_batch_size, plan.batch_seconds[limits.max_batch_size])
+    if running.inline:
+        sessions = Sessions(ready.lone, inline=True)
+    else:
+        sessions = Sessions(ready.crowd, None if ready.lone is ready.crowd else ready.lone, concurrency)
+    metrics = resources.metrics.of(manifest.task, manifest.name)
+    return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock)

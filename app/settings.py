@@ -23,9 +23,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     models: Path = Field(Path("models"), description="Folder of models: NAME/VERSION/manifest.json.")
+    workers: int = Field(0, ge=0, le=64, description="HTTP processes; 0 or auto for one a core, at most 16.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
-    threads: int = Field(0, ge=0, le=1024, description="Threads of one session; 0 for one a core.")
-    replicas: int = Field(1, ge=1, le=64, description="Sessions of one model, unless its serving.toml says.")
+    threads: int = Field(0, ge=0, le=1024, description="Threads of one session; 0 for what measures best.")
+    concurrency: int = Field(0, ge=0, le=64, description="Batches of one model in flight; 0 for what measures best.")
+    cache: Path | None = Field(Path("~/.cache/imago"), description="Folder for what was measured; empty for none.")
     default_models: Annotated[Mapping[str, str], NoDecode] = Field(
         {}, description="Model that answers where a request names none: classify=NAME,segment=NAME."
     )
@@ -41,6 +43,16 @@ class Settings(BaseSettings):
     strict_readiness: bool = Field(False, description="Not ready while any chosen model is broken.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
+
+    @field_validator("workers", mode="before")
+    @classmethod
+    def _auto(cls, value: object) -> object:
+        return 0 if value == "auto" else value
+
+    @field_validator("cache", mode="before")
+    @classmethod
+    def _no_cache(cls, value: object) -> object:
+        return None if value == "" else value
 
     @field_validator("formats", mode="before")
     @classmethod

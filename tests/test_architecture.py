@@ -19,15 +19,17 @@ MAY_IMPORT = {
     "runtime": FLOOR,
     "servable": FLOOR | {"imaging", "telemetry", "tasks", "scheduling", "runtime"},
     "repository": FLOOR | {"servable"},
+    "processes": FLOOR | {"telemetry", "scheduling", "runtime", "servable", "repository"},
+    "server": {"errors", "settings", "processes"},
     "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "servable", "repository"},
     "flags": {"settings"},
 }
 JOINS = {"main", "__main__", "__init__"}
 TRAINING_MAY_IMPORT = FLOOR | {"tasks", "runtime", "imaging"}
 HOME = {
-    "fastapi": {"api", "main"},
+    "fastapi": {"api", "main", "server"},
     "starlette": {"api", "main"},
-    "uvicorn": {"__main__"},
+    "uvicorn": {"server"},
     "onnxruntime": {"runtime"},
     "PIL": {"imaging"},
     "prometheus_client": {"telemetry"},

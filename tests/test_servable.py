@@ -5,6 +5,7 @@ import io
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,10 @@ from PIL import Image
 from app.errors import Overloaded
 from app.imaging.codec import Decoder, encode_png
 from app.manifest import ServingConfig, read_manifest
-from app.servable import INLINE_SIZE, Resources, Servable, open_servable
+from app.runtime.plan import Choices, Plan
+from app.runtime.plan_cache import PlanCache, plan_key
+from app.scheduling.batcher import Batcher
+from app.servable import INLINE_BATCH_SECONDS, INLINE_SIZE, Resources, Servable, open_servable
 from app.tasks.classify import ClassifyOptions
 from app.tasks.generate import GenerateOptions
 from app.telemetry.metrics import Metrics
@@ -23,13 +27,15 @@ FOREVER = 1e12
 DEFAULT = ServingConfig()
 
 
-def serving(folder: Path, use: Callable[[Servable], Awaitable[None]], config: ServingConfig = DEFAULT) -> Metrics:
+def serving(
+    folder: Path, use: Callable[[Servable], Awaitable[None]], config: ServingConfig = DEFAULT, **resources: Any
+) -> Metrics:
     metrics = Metrics()
 
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
             servable = await open_servable(
-                folder, read_manifest(folder), config, Resources(Decoder(), pool, metrics, threads=1)
+                folder, read_manifest(folder), config, Resources(Decoder(), pool, metrics, threads=1, **resources)
             )
             try:
                 await use(servable)
@@ -91,10 +97,11 @@ def test_a_large_picture_is_answered_as_a_small_one(tmp_path: Path) -> None:
 
 def test_a_refused_request_is_refused_before_its_picture_is_decoded(tmp_path: Path) -> None:
     async def use(servable: Servable) -> None:
-        servable._batcher.lane.learn(1, 1000.0)
+        assert isinstance(servable.jobs, Batcher)
+        servable.jobs.lane.learn(1, 1000.0)
         waiting = asyncio.ensure_future(servable.predict(picture(1), ClassifyOptions(), FOREVER))
         await asyncio.sleep(0)
-        assert servable._batcher.lane.waiting
+        assert servable.jobs.lane.waiting
         with pytest.raises(Overloaded):
             await servable.predict(b"no picture at all", ClassifyOptions(), FOREVER)
         await waiting
@@ -102,49 +109,36 @@ def test_a_refused_request_is_refused_before_its_picture_is_decoded(tmp_path: Pa
     serving(make_classifier(tmp_path), use)
 
 
-def test_warm_up_measures_each_batch_size(tmp_path: Path) -> None:
+def test_what_the_operator_chose_is_what_runs(tmp_path: Path) -> None:
     async def use(servable: Servable) -> None:
-        assert list(servable.batch_seconds) == [1, 2, 4, 6]
-        assert all(seconds > 0 for seconds in servable.batch_seconds.values())
-        assert servable.max_batch_size == 6
-
-    serving(make_classifier(tmp_path), use, ServingConfig(max_batch_size=6))
-
-
-def test_replicas_are_sessions_of_their_own(tmp_path: Path) -> None:
-    async def use(servable: Servable) -> None:
-        assert len({id(session) for session in servable.sessions}) == 3
+        plan = servable.running.plan
+        assert (plan.threads, plan.concurrency, servable.running.max_batch_size) == (1, 3, 6)
+        assert not servable.inline
+        assert list(plan.batch_seconds) == [1, 2, 4, 6]
         await asyncio.gather(*(servable.predict(picture(v), ClassifyOptions(), FOREVER) for v in range(20)))
 
-    serving(make_classifier(tmp_path), use, ServingConfig(replicas=3))
+    serving(make_classifier(tmp_path), use, ServingConfig(concurrency=3, max_batch_size=6))
 
 
-def test_the_heat_map_is_drawn_over_the_picture_in_its_own_size(tmp_path: Path) -> None:
+def test_a_small_model_runs_inline_and_in_batches_that_end_soon(tmp_path: Path) -> None:
     async def use(servable: Servable) -> None:
-        drawn = (await servable.predict(picture(100, 40), ClassifyOptions(), FOREVER, as_picture=True)).answer
-        assert isinstance(drawn, bytes)
-        assert Image.open(io.BytesIO(drawn), formats=["PNG"]).size == (40, 40)
+        seconds = servable.running.plan.batch_seconds
+        assert servable.inline
+        assert seconds[servable.running.max_batch_size] <= INLINE_BATCH_SECONDS
 
     serving(make_classifier(tmp_path), use)
 
 
-def test_a_servable_says_its_state(tmp_path: Path) -> None:
-    async def use(servable: Servable) -> None:
-        assert repr(servable) == "<Servable classify <Batcher tiny-classifier/1: 0 waiting, 0 running>>"
-
-    serving(make_classifier(tmp_path), use)
-
-
-def test_a_file_whose_header_takes_long_to_read_does_not_hold_the_others_up(tmp_path: Path) -> None:
-    """Empty segments before a tiny picture: few pixels, many bytes; the loop must go on turning meanwhile."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "JPEG")
-    hostile = buffer.getvalue()[:2] + b"\xff\xe5\x00\x02" * 200_000 + buffer.getvalue()[2:]
+def test_a_plan_that_is_remembered_is_not_measured_again(tmp_path: Path) -> None:
+    plan = Plan(1, 1, 2, 4, 5.0, {1: 5.0, 4: 6.0})
+    folder = make_classifier(tmp_path / "models")
+    digest = read_manifest(folder).files["model.onnx"].sha256
+    plans = PlanCache(tmp_path / "cache")
+    plans.put(plan_key(digest, "cpu", 1, Choices(1, None, None)), plan)
 
     async def use(servable: Servable) -> None:
-        slow = asyncio.ensure_future(servable.predict(hostile, ClassifyOptions(), FOREVER))
-        await servable.predict(picture(1), ClassifyOptions(), FOREVER)
-        assert not slow.done()
-        await slow
+        assert servable.running.plan == plan
+        answer = (await servable.predict(picture(9), ClassifyOptions(), FOREVER)).answer
+        assert scores(answer)
 
-    serving(make_classifier(tmp_path), use)
+    serving(folder, use, plans=plans)

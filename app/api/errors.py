@@ -65,14 +65,16 @@ def problem_response(error: ServiceError, instance: str) -> Response:
     return Response(body, status_of(error), headers, media_type="application/problem+json")
 
 
-async def translate(request: Request, error: Exception) -> Response:
-    """Handler of what the framework refuses by itself: raise it as one of our errors, which the edge answers."""
+def refusal(request: Request, error: Exception) -> ServiceError:
+    """What a route raised, or the framework refused by itself, as one of our errors."""
+    if isinstance(error, ServiceError):
+        return error
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
-        raise errors.InvalidOption(f"{first['loc'][-1]}: {first['msg']}.")
+        return errors.InvalidOption(f"{first['loc'][-1]}: {first['msg']}.")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        raise errors.MethodNotAllowed(request.method, (error.headers or {}).get("Allow", ""))
-    raise errors.RouteNotFound
+        return errors.MethodNotAllowed(request.method, (error.headers or {}).get("Allow", ""))
+    return errors.RouteNotFound() if isinstance(error, HTTPException) else errors.InternalError()
 
 
 def _retry_after(seconds: float) -> int:

@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.errors import problem_response, status_of
+from app.api.errors import problem_response, refusal, status_of
 from app.errors import BodyTooLarge, CallerLeft, InternalError, ServiceError, UnsupportedEncoding
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import Metrics
@@ -53,6 +55,11 @@ def record_of(scope: Scope) -> Record:
     """The record of the request that is being answered."""
     record: Record = scope["imago.record"]
     return record
+
+
+async def answer_refusal(request: Request, error: Exception) -> Response:
+    """Handler of whatever a route of the framework raises."""
+    return problem_response(refusal(request, error), record_of(request.scope).id)
 
 
 class Edge:

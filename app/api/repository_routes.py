@@ -61,17 +61,18 @@ def _summary(registry: Registry, entries: list[Entry]) -> ModelSummary:
 def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
     entry = _answering(entries)
     servable, manifest = entry.servable, entry.manifest
+    running = servable.running if servable else None
     card = registry.root / entry.name / str(entry.version) / CARD
     return ModelDetail(
         **_summary(registry, entries).model_dump(),
         labels=list(servable.task.labels) if servable else [],
-        inputs=[str(spec) for spec in servable.sessions[0].inputs] if servable else [],
-        outputs=[str(spec) for spec in servable.sessions[0].outputs] if servable else [],
-        device=servable.sessions[0].device if servable else None,
-        max_batch_size=servable.max_batch_size if servable else None,
+        inputs=[str(spec) for spec in running.inputs] if running else [],
+        outputs=[str(spec) for spec in running.outputs] if running else [],
+        device=running.device if running else None,
+        max_batch_size=running.max_batch_size if running else None,
         batch_milliseconds={
             str(rows): round(seconds * 1000, 3)
-            for rows, seconds in (servable.batch_seconds if servable else {}).items()
+            for rows, seconds in (running.plan.batch_seconds if running else {}).items()
         },
         manifest=manifest.model_dump(mode="json") if manifest else None,
         card=card.read_text(encoding="utf-8", errors="replace") if card.is_file() else None,

@@ -107,7 +107,7 @@ class TaskEndpoint:
 
 
 async def _elsewhere() -> None:
-    """What the framework runs for a path that it takes for a task's, such as `/classify%0A`: `Edge` serves the tasks."""
+    """What the framework runs for a path that it takes for a task's and is not, such as `/classify%0A`."""
     raise RouteNotFound
 
 

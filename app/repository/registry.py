@@ -1,20 +1,23 @@
 """What is loaded: opens versions, answers who serves, drains and closes. One broken model leaves the others serving."""
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
 from app.errors import ImagoError, InvalidModel, ModelNotFound, NotReady, WrongTask
-from app.manifest import Manifest, read_manifest
+from app.manifest import Manifest, ServingConfig, read_manifest
 from app.repository.store import ModelFolder, scan
-from app.servable import Resources, Servable, open_servable
+from app.servable import Servable
 
 logger = logging.getLogger("imago.repository")
 
 State = Literal["loading", "ready", "failed"]
+Opener = Callable[[Path, Manifest, ServingConfig], Awaitable[Servable]]
+"""Makes the servable of the version in a folder; raises `ImagoError` where it cannot."""
 
 
 @dataclass
@@ -35,13 +38,16 @@ class Entry:
 class Registry:
     """The model versions of one process, by name and version."""
 
-    def __init__(self, root: Path, resources: Resources, defaults: Mapping[str, str]) -> None:
+    def __init__(self, root: Path, opener: Opener, defaults: Mapping[str, str], count: Callable[[float], None]) -> None:
         self.root = root
-        self._resources = resources
+        self.settled = asyncio.Event()
+        self.on_change: Callable[[], None] = lambda: None
+        """Called after every change of an entry."""
+        self._open = opener
         self._defaults = defaults
+        self._count = count
         self._folders: dict[str, ModelFolder] = {}
         self._entries: dict[str, dict[int, Entry]] = {}
-        self.settled = asyncio.Event()
         self._serving: dict[tuple[str, str | None, int | None], Servable] = {}
 
     def __repr__(self) -> str:
@@ -58,26 +64,72 @@ class Registry:
         folder = self._folders.get(name)
         return folder.versions if folder else ()
 
+    def find(self, key: str) -> Entry | None:
+        """The entry of `name/version`."""
+        name, _, version = key.rpartition("/")
+        return self._entries.get(name, {}).get(int(version))
+
     async def load_all(self) -> None:
         """Open every version that its operator chose, one after the other; what fails is kept with its reason.
 
         Raises:
             InvalidSettings: the root is no folder.
         """
-        for name, folder in scan(self.root).items():
-            if isinstance(folder, InvalidModel):
-                self._keep(Entry(name, 0, "failed", folder.detail))
-                continue
-            self._folders[name] = folder
+        for name, folder in self.look().items():
             try:
-                chosen = folder.chosen()
+                chosen = _usable(folder).chosen()
             except InvalidModel as error:
-                self._keep(Entry(name, 0, "failed", error.detail))
+                self.note(name, 0, "failed", error.detail)
                 continue
             for version in chosen:
-                await self._load(folder, version)
+                await self.load(name, version)
         self._check_defaults()
+        self.settle()
+
+    def look(self) -> dict[str, ModelFolder | InvalidModel]:
+        """Look what is on disk. Raises `InvalidSettings` where the root is no folder."""
+        found = scan(self.root)
+        self._folders = {name: folder for name, folder in found.items() if not isinstance(folder, InvalidModel)}
+        return found
+
+    async def load(self, name: str, version: int) -> None:
+        """Open one version, unless it is ready already; a failure is kept with its reason."""
+        known = self._entries.get(name, {}).get(version)
+        if known is not None and known.state == "ready":
+            return
+        entry = self._keep(Entry(name, version))
+        try:
+            folder = self._folders[name]
+            path = folder.version_path(version)
+            entry.manifest = _matching(read_manifest(path), name, version)
+            entry.servable = await self._open(path, entry.manifest, folder.serving)
+        except ImagoError as error:
+            self._fail(entry, error.detail)
+        except Exception:  # whatever one version trips over, the others are loaded
+            logger.exception("loading %s failed unexpectedly", entry)
+            self._fail(entry, "loading failed unexpectedly; the log says how")
+        else:
+            entry.state = "ready"
+            logger.info("%s is ready", entry)
+        self._route()
+        self.on_change()
+
+    def note(self, name: str, version: int, state: State, reason: str) -> None:
+        """Keep a version that cannot answer now, and why."""
+        entry = self._keep(Entry(name, version))
+        if (folder := self._folders.get(name)) is not None and version in folder.versions:
+            with contextlib.suppress(InvalidModel):
+                entry.manifest = read_manifest(folder.version_path(version))
+        entry.state = state
+        if state == "failed":
+            self._fail(entry, reason)
+        self._route()
+        self.on_change()
+
+    def settle(self) -> None:
+        """Every version was tried."""
         self.settled.set()
+        self.on_change()
 
     def get(self, kind: str, name: str | None = None, version: int | None = None) -> Servable:
         """The servable that answers a task: by name and version, its newest version, or the task's default.
@@ -111,24 +163,7 @@ class Registry:
             if entry.servable is not None:
                 await entry.servable.close()
                 entry.servable = None
-        self._resources.metrics.models_loaded.set(0)
-
-    async def _load(self, folder: ModelFolder, version: int) -> None:
-        entry = self._keep(Entry(folder.name, version))
-        path = folder.version_path(version)
-        try:
-            entry.manifest = _matching(read_manifest(path), folder.name, version)
-            entry.servable = await open_servable(path, entry.manifest, folder.serving, self._resources)
-        except ImagoError as error:
-            self._fail(entry, error.detail)
-            return
-        except Exception:  # whatever one version trips over, the others are loaded
-            logger.exception("loading %s failed unexpectedly", entry)
-            self._fail(entry, "loading failed unexpectedly; the log says how")
-            return
-        entry.state = "ready"
-        logger.info("%s is ready", entry)
-        self._route()
+        self._count(0)
 
     def _fail(self, entry: Entry, reason: str) -> None:
         entry.state, entry.reason = "failed", reason
@@ -152,7 +187,7 @@ class Registry:
             if self._defaults.get(kind, entry.name) == entry.name:
                 serving.setdefault((kind, None, None), servable)
         self._serving = serving
-        self._resources.metrics.models_loaded.set(loaded)
+        self._count(loaded)
 
     def _refuse(self, kind: str, name: str | None, version: int | None) -> NoReturn:
         """Raise the error that says why nobody answers."""
@@ -174,6 +209,12 @@ class Registry:
         for kind, name in self._defaults.items():
             if name not in self._entries:
                 logger.error("default model %r for %r is not below %s", name, kind, self.root)
+
+
+def _usable(folder: ModelFolder | InvalidModel) -> ModelFolder:
+    if isinstance(folder, InvalidModel):
+        raise folder
+    return folder
 
 
 def _matching(manifest: Manifest, name: str, version: int) -> Manifest:

@@ -5,6 +5,7 @@ batch gives more rows a second under load, since threads that share a batch wait
 threads with two callers gave 0.82 to 0.95 times the rows of one thread with two callers (six models on two cores).
 """
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ _AS_GOOD = 1.25
 the hops to a thread and back that are not in it. Slower batches cost latency, and must win to be chosen."""
 _SOONER = 0.85
 """A second copy of the weights must bring a lone row's answer in this part of the time."""
+_ONE_AT_A_TIME = threading.Lock()
+"""Models that are loaded at once must not measure one another."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,7 @@ def make_ready(open_with: Callable[[int], Session], choices: Choices, cores: int
 
 def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int) -> Plan:
     """The plan for sessions that are opened for measuring only: theirs is the memory of every batch size tried."""
-    with ExitStack() as measuring:
+    with _ONE_AT_A_TIME, ExitStack() as measuring:
         first = _opened(open_with, choices.threads or 1, measuring)
         sessions = {choices.threads or 1: first}
         if not choices.threads and first.device == "cpu" and cores > 1:

@@ -1,6 +1,6 @@
-"""Carries out what the lane decides: callers await their rows, one worker for each session runs batches.
+"""Carries out what the lane decides: callers await their rows, workers run batches, each one at a time.
 
-A session that is free takes what waits; while it runs, the next batch gathers. There is no timer unless the operator
+A worker that is free takes what waits; while it runs, the next batch gathers. There is no timer unless the operator
 sets one.
 """
 
@@ -16,7 +16,7 @@ from typing import Protocol
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from app.scheduling.policy import Job, Lane
 from app.telemetry.metrics import ModelMetrics
-from app.tensors import Tensors, split, stack
+from app.tensors import BatchBuffer, Tensors, split
 
 logger = logging.getLogger("imago.scheduling")
 
@@ -25,7 +25,20 @@ class Runs(Protocol):
     """What a worker needs of a session."""
 
     def run(self, tensors: Tensors) -> Tensors:
-        """Run one batch, in any thread."""
+        """Run one batch, in any thread, several at once."""
+
+
+@dataclass(frozen=True)
+class Sessions:
+    """Who runs the batches of one lane, and how."""
+
+    crowd: Runs
+    lone: Runs | None = None
+    """Runs a batch while nothing else runs or waits; quicker for one, not for many."""
+    concurrency: int = 1
+    inline: bool = False
+    """Run on the event loop's thread, one batch at a time: a hop to another thread and back costs more than it saves
+    while a batch takes less than a few milliseconds, and requests that come meanwhile form the next batch."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +72,12 @@ class RowsMismatch(Exception):
 
 
 class Batcher:
-    """One lane, and a worker for each session that serves it. Used from one event loop."""
+    """One lane, and the workers that serve it. Used from one event loop."""
 
     def __init__(
         self,
         name: str,
-        sessions: Sequence[Runs],
+        sessions: Sessions,
         lane: Lane[Ticket],
         metrics: ModelMetrics,
         clock: Callable[[], float] = time.monotonic,
@@ -74,11 +87,11 @@ class Batcher:
         self._sessions = sessions
         self._metrics = metrics
         self._clock = clock
-        self._idle = len(sessions)
+        self._idle = workers = 1 if sessions.inline else sessions.concurrency
         self._closing = False
         self._arrived = asyncio.Event()
-        self._threads = ThreadPoolExecutor(len(sessions), thread_name_prefix=f"imago-{name}")
-        self._workers = [asyncio.create_task(self._work(session)) for session in sessions]
+        self._threads = None if sessions.inline else ThreadPoolExecutor(workers, thread_name_prefix=f"imago-{name}")
+        self._workers = [asyncio.create_task(self._work()) for _ in range(workers)]
 
     def __repr__(self) -> str:
         return f"<Batcher {self.name}: {self.lane.waiting} waiting, {self.lane.running} running>"
@@ -106,29 +119,47 @@ class Batcher:
             DeadlineExceeded: the deadline passed before the job's turn.
             InferenceFailed: the session failed on this job, run alone.
         """
+        ticket = self.enqueue(tensors, rows, deadline)
+        try:
+            return await ticket.future
+        except asyncio.CancelledError:
+            self.drop(ticket)
+            raise
+
+    def enqueue(self, tensors: Tensors, rows: int, deadline: float) -> Ticket:
+        """Let one job wait, for a caller that has no coroutine to await it; its future ends as `submit` does.
+
+        Raises:
+            NotReady, Overloaded: as `admit`.
+        """
         self.admit(rows, deadline)
         future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
         ticket = Ticket(tensors=tensors, rows=rows, deadline=deadline, arrived=self._clock(), future=future)
         self.lane.add(ticket)
         self._metrics.queue_depth.set(self.lane.waiting)
         self._arrived.set()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._metrics.cancelled.inc()
-            self.lane.forget(ticket)
-            raise
+        return ticket
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a job whose caller left."""
+        self._metrics.cancelled.inc()
+        self.lane.forget(ticket)
+        ticket.future.cancel()
 
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
         self._closing = True
         self._arrived.set()
         await asyncio.gather(*self._workers)
-        self._threads.shutdown()
+        if self._threads is not None:
+            self._threads.shutdown()
 
-    async def _work(self, session: Runs) -> None:
+    async def _work(self) -> None:
+        buffer = BatchBuffer(self.lane.limits.max_batch_size)
         while True:
             await self._arrived.wait()
+            if self._threads is None:
+                await asyncio.sleep(0)  # the loop answers the last batch and reads what came while it ran
             if hold := 0.0 if self._closing else self.lane.hold(self._clock()):
                 await self._gather(hold)
                 continue
@@ -138,7 +169,7 @@ class Batcher:
                 self._metrics.expired.inc()
                 job.fail(DeadlineExceeded())
             if picked.batch:
-                await self._run_batch(session, picked.batch)
+                await self._run_batch(picked.batch, buffer)
             elif self._closing:
                 return
             elif not self.lane.waiting:
@@ -151,27 +182,28 @@ class Batcher:
             await asyncio.wait_for(self._arrived.wait(), seconds)
         self._arrived.set()
 
-    async def _run_batch(self, session: Runs, batch: list[Ticket]) -> None:
+    async def _run_batch(self, batch: list[Ticket], buffer: BatchBuffer) -> None:
         self._idle -= 1
         started = self._clock()
         rows = sum(ticket.rows for ticket in batch)
         for ticket in batch:
             self._metrics.queue.observe(started - ticket.arrived)
+        alone = self.lane.running == rows and not self.lane.waiting
+        session = (self._sessions.lone if alone else None) or self._sessions.crowd
         try:
-            await self._run(session, batch, started)
+            await self._run(session, batch, started, buffer)
         finally:
             self._idle += 1
             self.lane.finished(rows, self._clock() - started)
 
-    async def _run(self, session: Runs, batch: list[Ticket], started: float) -> None:
+    async def _run(self, session: Runs, batch: list[Ticket], started: float, buffer: BatchBuffer) -> None:
         """Run jobs together; where that fails, run each half, so that a poisoned job fails alone."""
         begun = self._clock()
         counts = [ticket.rows for ticket in batch]
         try:
-            loop = asyncio.get_running_loop()
-            outputs = await loop.run_in_executor(self._threads, _run_rows, session, batch, sum(counts))
+            outputs = await self._near(lambda: _run_rows(session, batch, sum(counts), buffer))
         except Exception as error:  # whatever a backend raises must reach its caller, not end the worker
-            await self._after_failure(session, batch, started, error)
+            await self._after_failure(session, batch, started, buffer, error)
             return
         seconds = self._clock() - begun
         self._metrics.inference.observe(seconds)
@@ -179,21 +211,29 @@ class Batcher:
         for ticket, part in zip(batch, split(outputs, counts), strict=True):
             ticket.answer(Finished(part, started - ticket.arrived, seconds))
 
-    async def _after_failure(self, session: Runs, batch: list[Ticket], started: float, error: Exception) -> None:
+    async def _near(self, work: Callable[[], Tensors]) -> Tensors:
+        """Run a batch where this lane's batches run."""
+        if self._threads is None:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
+    async def _after_failure(
+        self, session: Runs, batch: list[Ticket], started: float, buffer: BatchBuffer, error: Exception
+    ) -> None:
         if len(batch) == 1:
             logger.error("%s failed on one job", self.name, exc_info=error)
             batch[0].fail(InferenceFailed())
             return
         logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)
         half = len(batch) // 2
-        await self._run(session, batch[:half], started)
-        await self._run(session, batch[half:], started)
+        await self._run(session, batch[:half], started, buffer)
+        await self._run(session, batch[half:], started, buffer)
 
 
-def _run_rows(session: Runs, batch: Sequence[Ticket], rows: int) -> Tensors:
-    """In a thread: copy the jobs into one batch, run it, and check that as many rows came back."""
-    outputs = session.run(stack([ticket.tensors for ticket in batch]))
+def _run_rows(session: Runs, batch: Sequence[Ticket], rows: int, buffer: BatchBuffer) -> Tensors:
+    """Copy the jobs into one batch, run it, and check that as many rows came back."""
+    outputs = session.run(buffer.fill([ticket.tensors for ticket in batch]))
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:
             raise RowsMismatch(f"{rows} rows went in, output {name!r} has shape {array.shape}")
-    return outputs
+    return {name: array.copy() if buffer.holds(array) else array for name, array in outputs.items()}

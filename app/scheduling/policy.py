@@ -45,11 +45,13 @@ class Picked(Generic[JobT]):
 
 @dataclass(frozen=True)
 class Limits:
-    """What bounds a lane: rows in a batch, seconds that a batch may wait to fill, seconds that a queue may last."""
+    """What bounds a lane: rows in a batch, seconds that a batch may wait to fill, seconds that a queue may last, and
+    how many batches run at once."""
 
     max_batch_size: int = 16
     max_queue_delay: float = 0.0
     max_queue_seconds: float = 5.0
+    concurrency: int = 1
 
 
 class Lane(Generic[JobT]):
@@ -69,7 +71,12 @@ class Lane(Generic[JobT]):
 
     def expected(self, rows: int) -> float:
         """Seconds until `rows` more rows would be answered, from what the last batches took; 0 before the first."""
-        return (self.waiting + self.running + rows) * self._row_seconds + self._batch_seconds
+        return (self.waiting + self.running + rows) * self.row_seconds + self._batch_seconds
+
+    @property
+    def row_seconds(self) -> float:
+        """Seconds that one more row adds to the wait."""
+        return self._row_seconds / self.limits.concurrency
 
     def admit(self, rows: int, deadline: float, now: float) -> None:
         """Refuse at once what could not be answered in time, so that those already waiting are.

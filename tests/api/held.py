@@ -48,4 +48,4 @@ class Held:
     def model(self, root: Path, name: str = "held-generator") -> None:
         """A version folder whose operator chose this backend."""
         folder = make_generator(root, name=name)
-        (folder.parent / SERVING).write_text(f'backend = "{self.name}"\n', encoding="utf-8")
+        (folder.parent / SERVING).write_text(f'backend = "{self.name}"\nconcurrency = 1\n', encoding="utf-8")

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from app.errors import ModelNotFound, NotReady, WrongTask
 from app.imaging.codec import Decoder
 from app.repository.registry import Registry
-from app.servable import Resources
+from app.servable import Resources, open_servable
 from app.telemetry.metrics import Metrics
 from tests.make_models import make_classifier, make_generator, make_segmenter
 
@@ -21,7 +22,9 @@ def with_registry(
 ) -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            registry = Registry(root, Resources(Decoder(), pool, Metrics(), threads=1), defaults or {})
+            metrics = Metrics()
+            opener = partial(open_servable, resources=Resources(Decoder(), pool, metrics, threads=1))
+            registry = Registry(root, opener, defaults or {}, metrics.models_loaded.set)
             await registry.load_all()
             try:
                 outcome = check(registry)
@@ -113,7 +116,8 @@ def test_a_model_of_another_task_says_which(tmp_path: Path) -> None:
 def test_before_loading_ended_nobody_answers_yet(tmp_path: Path) -> None:
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            registry = Registry(tmp_path, Resources(Decoder(), pool, Metrics()), {})
+            opener = partial(open_servable, resources=Resources(Decoder(), pool, Metrics()))
+            registry = Registry(tmp_path, opener, {}, lambda _: None)
             with pytest.raises(NotReady, match="being loaded"):
                 registry.get("classify")
 
@@ -187,7 +191,8 @@ def test_loaded_models_are_counted(tmp_path: Path) -> None:
 
     async def scenario() -> None:
         with ThreadPoolExecutor(1) as pool:
-            registry = Registry(tmp_path, Resources(Decoder(), pool, metrics, threads=1), {})
+            opener = partial(open_servable, resources=Resources(Decoder(), pool, metrics, threads=1))
+            registry = Registry(tmp_path, opener, {}, metrics.models_loaded.set)
             await registry.load_all()
             assert metrics.registry.get_sample_value("imago_models_loaded") == 1
             await registry.close()

@@ -2,14 +2,16 @@
 
 import asyncio
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
-from app.scheduling.batcher import Batcher, Finished, Ticket
+from app.scheduling.batcher import Batcher, Finished, Runs, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.telemetry.metrics import Metrics
 from app.tensors import Tensors
@@ -40,17 +42,17 @@ class GatedSession:
 
 @asynccontextmanager
 async def batcher_of(
-    *sessions: object, limits: Limits = DEFAULT, clock: Callable[[], float] | None = None
+    session: Runs, limits: Limits = DEFAULT, clock: Callable[[], float] = time.monotonic, **how: Any
 ) -> AsyncIterator[Batcher]:
     lane: Lane[Ticket] = Lane(limits)
-    extra = {} if clock is None else {"clock": clock}
-    batcher = Batcher("tiny/1", sessions, lane, Metrics().of("classify", "tiny"), **extra)  # type: ignore[arg-type]
+    sessions = Sessions(session, **how)
+    batcher = Batcher("tiny/1", sessions, lane, Metrics().of("classify", "tiny"), clock)
     try:
         yield batcher
     finally:
-        for session in sessions:
-            if isinstance(session, GatedSession):
-                session.gate.set()
+        for one in (session, sessions.lone):
+            if isinstance(one, GatedSession):
+                one.gate.set()
         await batcher.close()
 
 
@@ -225,17 +227,66 @@ def test_a_queue_that_is_too_long_refuses_at_once_and_keeps_those_who_wait() -> 
     run(scenario)
 
 
-def test_two_sessions_run_side_by_side() -> None:
+def test_two_batches_run_side_by_side_and_share_what_waits() -> None:
     async def scenario() -> None:
-        sessions = GatedSession(open_gate=False), GatedSession(open_gate=False)
-        async with batcher_of(*sessions) as batcher:
-            jobs = [submit(batcher, value) for value in range(4)]
-            for session in sessions:
-                await entered(session)
-            for session in sessions:
-                session.gate.set()
-            await asyncio.gather(*jobs)
-        assert sorted(len(batch) for session in sessions for batch in session.batches) == [2, 2]
+        both = threading.Barrier(2)
+
+        class Meeting(GatedSession):
+            def run(self, tensors: Tensors) -> Tensors:
+                both.wait(10)
+                return super().run(tensors)
+
+        session = Meeting()
+        async with batcher_of(session, concurrency=2) as batcher:
+            await asyncio.gather(*(submit(batcher, value) for value in range(4)))
+        assert sorted(map(len, session.batches)) == [2, 2]
+
+    run(scenario)
+
+
+def test_a_job_that_is_alone_runs_on_the_session_made_for_it() -> None:
+    async def scenario() -> None:
+        crowd, lone = GatedSession(), GatedSession(open_gate=False)
+        async with batcher_of(crowd, lone=lone, concurrency=2) as batcher:
+            first = submit(batcher, 0)
+            await entered(lone)
+            await submit(batcher, 1)
+            lone.gate.set()
+            await first
+            await submit(batcher, 2)
+        assert (lone.batches, crowd.batches) == ([[0], [2]], [[1]])
+
+    run(scenario)
+
+
+def test_inline_batches_run_on_the_loop_s_own_thread_and_gather_what_came_meanwhile() -> None:
+    async def scenario() -> None:
+        threads: set[int] = set()
+
+        class Noting(GatedSession):
+            def run(self, tensors: Tensors) -> Tensors:
+                threads.add(threading.get_ident())
+                return super().run(tensors)
+
+        session = Noting()
+        async with batcher_of(session, limits=Limits(max_batch_size=4), inline=True) as batcher:
+            done = await asyncio.gather(*(submit(batcher, value) for value in range(6)))
+        assert [float(one.tensors["y"][0, 0]) for one in done] == [0, 2, 4, 6, 8, 10]
+        assert session.batches == [[0, 1, 2, 3], [4, 5]]
+        assert threads == {threading.get_ident()}
+
+    run(scenario)
+
+
+def test_rows_that_a_session_passes_on_uncopied_outlive_the_next_batch() -> None:
+    class Passing:
+        def run(self, tensors: Tensors) -> Tensors:
+            return {"y": tensors["x"]}
+
+    async def scenario() -> None:
+        async with batcher_of(Passing(), limits=Limits(max_batch_size=2)) as batcher:
+            done = await asyncio.gather(*(submit(batcher, value) for value in range(6)))
+        assert [float(one.tensors["y"][0, 0]) for one in done] == [0, 1, 2, 3, 4, 5]
 
     run(scenario)
 
