@@ -12,7 +12,7 @@ from app.runtime import open_session
 from app.runtime.base import Device
 from app.runtime.function import FunctionSession
 from app.runtime.measure import Split, Times, worth_more
-from app.runtime.plan import Choices, Plan, best_rows, make_ready, share_cores
+from app.runtime.plan import _ONE_AT_A_TIME, Choices, Plan, best_rows, make_ready, share_cores
 from app.tensors import Tensors, TensorSpec
 from tests.make_models import make_classifier
 
@@ -191,6 +191,21 @@ def test_sessions_opened_to_measure_are_closed_and_those_in_use_are_not() -> Non
     opener = Opener()
     ready = make_ready(opener, Choices(), 2)
     assert {id(session) for session in opener.sessions if not session.closed} == {id(ready.lone), id(ready.crowd)}
+
+
+def test_models_that_are_loaded_at_once_are_measured_in_turn_and_warmed_together() -> None:
+    alone: list[bool] = []
+
+    def answer(x: np.ndarray) -> np.ndarray:
+        alone.append(_ONE_AT_A_TIME.locked())
+        return x
+
+    make_ready(Opener(answer), Choices(), 2, PLAN)
+    assert not any(alone)
+    alone.clear()
+    make_ready(Opener(answer), Choices(), 2)
+    assert alone[0]
+    assert not alone[-1]
 
 
 def test_a_graph_for_one_row_at_a_time_is_served_so() -> None:
