@@ -2,10 +2,10 @@
 
     python -m benchmarks.compare --servers imago,mosec --workloads tiny --clients 1,8,32,64 --seconds 5 --passes 3
 
-The speed of a shared machine drifts by up to a half within minutes. So every server is measured once in each pass, in
-another order each time, after a calibration that says how fast the machine was; and what is reported are medians over
-passes of ratios within a pass. A pass measures, for each workload: the limit (`benchmarks.limit`), then for each server
-its start, its first answer (compared with one made here), a warm-up, and one load for each number of clients.
+The speed of a shared machine changes by up to two times within minutes. So every server is measured once in each pass,
+in another order each time, and just before and after it the limit (`benchmarks.limit`): what the machine could answer
+at that moment without HTTP. Reported are medians over passes of shares of that limit. After a start come its first
+answer (compared with one made here), a warm-up, and one load for each number of clients.
 Rows go to `benchmarks/work/results/` as they come; `python -m benchmarks.report` makes tables and pictures of them.
 """
 
@@ -23,7 +23,7 @@ from benchmarks import limit, rows
 from benchmarks.answers import Answer, Unreadable, agrees
 from benchmarks.environments import EnvironmentFailed, environment, megabytes, versions
 from benchmarks.machine import busy, describe
-from benchmarks.rows import FailedRow, LimitRow, LoadRow, MachineRow, ServerRow, Use, Where
+from benchmarks.rows import FailedRow, LoadRow, MachineRow, ServerRow, Use, Where
 from benchmarks.running import Running, StartFailed, running
 from benchmarks.servers import Server, servers
 from benchmarks.work import Work
@@ -41,8 +41,7 @@ class Plan:
     workloads: Sequence[Workload]
     passes: int = 3
     warm_up_seconds: float = 3.0
-    limit_seconds: float = 3.0
-    calibration_seconds: float = 1.5
+    limit_seconds: float = 1.5
     environments: Path | None = None
     """Where the environments are; none where all run in that of this process."""
 
@@ -61,14 +60,12 @@ class Comparison:
 
     def measure(self) -> None:
         """Measure everything; a server that fails is recorded, and the others go on."""
-        rows.append(self.file, MachineRow(self.run, _now(), shlex.join(sys.argv), describe()))
+        rows.append(self.file, MachineRow(self.run, _now(), command(sys.argv), describe()))
         self._weigh()
         for number in range(1, self.plan.passes + 1):
             where = Where(self.run, number)
             for workload in self.plan.workloads:
                 print(f"pass {number} of {self.plan.passes}: {workload.name}, {workload.what}", flush=True)
-                if workload.batches:
-                    self._limit(where, workload)
                 for server in turned(self.plan.servers, number):
                     if server.serves(workload):
                         self._server(where, workload, server)
@@ -88,16 +85,6 @@ class Comparison:
                 self._homes[server.name] = home
                 rows.append(self.file, ServerRow(self.run, server.name, megabytes(home), versions(home)))
 
-    def _limit(self, where: Where, workload: Workload) -> None:
-        """Try all ways in the first pass, and measure the quickest of them in each."""
-        if workload.name not in self._ways:
-            rates = limit.measure(self.work, workload, limit.ways(workload), self.plan.limit_seconds / 3)
-            self._ways[workload.name] = max(rates, key=lambda way: rates[way])
-        way = self._ways[workload.name]
-        rate = limit.measure(self.work, workload, [way], self.plan.limit_seconds)[way]
-        rows.append(self.file, LimitRow(where, workload.name, str(way), rate))
-        print(f"  {'limit':16}         {rate:9.1f} answers/s ({way})", flush=True)
-
     def _server(self, where: Where, workload: Workload, server: Server) -> None:
         try:
             self._loads(where, workload, server)
@@ -106,22 +93,30 @@ class Comparison:
             rows.append(self.file, FailedRow(where, workload.name, server.name, str(error)))
 
     def _loads(self, where: Where, workload: Workload, server: Server) -> None:
-        """Start a server, compare its first answer, and load it with each number of clients."""
+        """Measure a server between two measurements of the limit, whose mean counts."""
         home = self._homes.get(server.name)
         if isinstance(home, EnvironmentFailed):
             raise home
-        calibration = limit.calibrate(self.work, self.plan.calibration_seconds)
+        before = self._limit(workload)
         with running(server, workload, self.work, home) as found:
             right = agrees(server.read(workload, found.first_answer), self._right_answers(workload))
             drive(found.url, found.request, max(workload.clients), self.plan.warm_up_seconds)
             found.drain()
-            for clients in workload.clients:
-                load, use = loaded(found, clients, workload.seconds)
-                row = LoadRow(
-                    where, workload.name, server.name, clients, load, use, right, found.start_seconds, calibration
-                )
-                rows.append(self.file, row)
-                print(_line(row), flush=True)
+            loads = [loaded(found, clients, workload.seconds) for clients in workload.clients]
+        most = (before + self._limit(workload)) / 2
+        way = str(self._way(workload))
+        for clients, (load, use) in zip(workload.clients, loads, strict=True):
+            row = LoadRow(where, workload.name, server.name, clients, load, use, right, found.start_seconds, most, way)
+            rows.append(self.file, row)
+            print(_line(row), flush=True)
+
+    def _limit(self, workload: Workload) -> float:
+        return limit.measure(self.work, workload, [self._way(workload)], self.plan.limit_seconds)[0]
+
+    def _way(self, workload: Workload) -> limit.Way:
+        if workload.name not in self._ways:
+            self._ways[workload.name] = limit.quickest(self.work, workload, self.plan.limit_seconds / 2)
+        return self._ways[workload.name]
 
     def _right_answers(self, workload: Workload) -> list[Answer]:
         if workload.name not in self._right:
@@ -154,6 +149,17 @@ def turned(items: Sequence[Server], number: int) -> list[Server]:
     """The servers in the order of pass `number`: each pass begins with the next of them."""
     start = (number - 1) % len(items)
     return [*items[start:], *items[:start]]
+
+
+def command(arguments: Sequence[str]) -> str:
+    """The command that repeats a run on any machine: paths of this one left out."""
+    kept, rest = [], iter(arguments[1:])
+    for argument in rest:
+        if argument in ("--environments", "--results"):
+            next(rest, None)
+        else:
+            kept.append(argument)
+    return shlex.join(["python", "-m", f"benchmarks.{Path(arguments[0]).stem}", *kept])
 
 
 def main() -> int:
@@ -219,13 +225,14 @@ def _named(text: str, known: Mapping[str, Item], what: str) -> list[Item]:
 
 def _line(row: LoadRow) -> str:
     load, use = row.load, row.use
-    bad = "" if row.right else "  WRONG ANSWER"
-    return (
-        f"  {row.server:16} c={row.clients:<4} {load.rate:9.1f} answers/s  p50 {load.p50_ms:8.2f} ms  p99"
-        f" {load.p99_ms:8.2f} ms  refused {load.refused}  broken {load.broken}  cores: server {use.server_cpu:.2f}"
-        f" client {use.client_cpu:.2f} foreign {use.foreign_cpu:.2f}  {use.resident_mb:.0f}/{use.proportional_mb:.0f}"
-        f" MB{bad}"
-    )
+    parts = [
+        f"  {row.server:16} c={row.clients:<4} {load.rate:9.1f} answers/s, {load.rate / row.limit:.2f} of the limit",
+        f"p50 {load.p50_ms:.2f} p99 {load.p99_ms:.2f} ms",
+        f"cores {use.server_cpu:.2f} + client {use.client_cpu:.2f} + foreign {use.foreign_cpu:.2f}",
+        f"{use.resident_mb:.0f}/{use.proportional_mb:.0f} MB",
+    ]
+    bad = [f"refused {load.refused}"] * bool(load.refused) + [f"broken {load.broken}"] * bool(load.broken)
+    return ", ".join(parts + bad + ["WRONG ANSWER"] * (not row.right))
 
 
 def _now() -> str:

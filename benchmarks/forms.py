@@ -28,16 +28,18 @@ def raw(data: bytes, media: str) -> tuple[dict[str, str], bytes]:
     return {"Content-Type": media}, data
 
 
-def multipart(field: str) -> Body:
+@dataclass(frozen=True)
+class Multipart:
     """`multipart/form-data` (RFC 7578) with one file in `field`."""
 
-    def body(data: bytes, media: str) -> tuple[dict[str, str], bytes]:
-        disposition = f'Content-Disposition: form-data; name="{field}"; filename="picture"'
+    field: str
+
+    def __call__(self, data: bytes, media: str) -> tuple[dict[str, str], bytes]:
+        """Headers and body."""
+        disposition = f'Content-Disposition: form-data; name="{self.field}"; filename="picture"'
         head = f"--{_BOUNDARY}\r\n{disposition}\r\nContent-Type: {media}\r\n\r\n"
         form = head.encode() + data + f"\r\n--{_BOUNDARY}--\r\n".encode()
         return {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}, form
-
-    return body
 
 
 def protocol_binary(data: bytes, media: str) -> tuple[dict[str, str], bytes]:

@@ -4,8 +4,8 @@
 
 Each process works on batches as fast as it can, with one ONNX Runtime thread and nobody to wait for. Two ways are
 tried, that of the peers (float arrays, normalised by numpy) and that of imago (bytes, normalised in the graph), each
-in several batch sizes; the quickest counts as the limit. The same for half a second on the smallest picture is the
-calibration before each start: how fast the machine is at the moment.
+in several batch sizes; the quickest counts. Its rate is measured again before and after every server, because a
+shared machine is up to twice as fast in one minute as in another.
 """
 
 import argparse
@@ -54,19 +54,16 @@ class Way:
         return f"{self.code}{', draft' if self.draft else ''}, batches of {self.batch}"
 
 
-CALIBRATION = Way("peers", 16)
-
-
 def ways(workload: Workload) -> list[Way]:
     """All ways worth trying."""
     found = [Way("imago", batch) for batch in workload.batches]
-    if workload.for_all:
+    if workload.network is not None:
         drafts = (False, True) if workload.name == "12mp" else (False,)
         found += [Way("peers", batch, draft) for draft, batch in product(drafts, workload.batches)]
     return found
 
 
-def measure(work: Work, workload: Workload, tried: Sequence[Way], seconds: float) -> dict[Way, float]:
+def measure(work: Work, workload: Workload, tried: Sequence[Way], seconds: float) -> list[float]:
     """Answers a second of each way, all processes together; each way is given so many seconds.
 
     Raises:
@@ -75,14 +72,16 @@ def measure(work: Work, workload: Workload, tried: Sequence[Way], seconds: float
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(CORES)
     with ProcessPoolExecutor(CORES, mp_context=context, initializer=_join, initargs=(together,)) as pool:
-        tasks = [pool.submit(_rates, work, workload.name, tuple(tried), seconds) for _ in range(CORES)]
+        tasks = [pool.submit(_rates, work, workload, tuple(tried), seconds) for _ in range(CORES)]
         rates = [task.result() for task in tasks]
-    return {way: sum(each) for way, each in zip(tried, zip(*rates, strict=True), strict=True)}
+    return [sum(each) for each in zip(*rates, strict=True)]
 
 
-def calibrate(work: Work, seconds: float = 1.5) -> float:
-    """Pictures a second of the smallest network: how fast the machine is now, comparable within one run."""
-    return measure(work, WORKLOADS["tiny"], [CALIBRATION], seconds)[CALIBRATION]
+def quickest(work: Work, workload: Workload, seconds: float) -> Way:
+    """The way with the highest rate; each is tried twice, in turn, so that no slow moment hits one alone."""
+    tried = ways(workload) * 2
+    rates = measure(work, workload, tried, seconds)
+    return max(zip(rates, tried, strict=True), key=lambda pair: pair[0])[1]
 
 
 def right_answers(work: Work, workload: Workload) -> list[Answer]:
@@ -102,9 +101,9 @@ def _join(together: Barrier) -> None:
     _barriers.append(together)
 
 
-def _rates(work: Work, name: str, tried: Sequence[Way], seconds: float) -> list[float]:
+def _rates(work: Work, workload: Workload, tried: Sequence[Way], seconds: float) -> list[float]:
     """In each process: the rates of all ways, each begun together with the others."""
-    return [_rate(_answerer(work, WORKLOADS[name], way), way.batch, seconds) for way in tried]
+    return [_rate(_answerer(work, workload, way), way.batch, seconds) for way in tried]
 
 
 def _rate(answer: Answerer, batch: int, seconds: float) -> float:
@@ -157,14 +156,14 @@ def _imago(folder: Path, picture: bytes | None, given: Mapping[str, Any], as_pic
 def main() -> None:
     """Print every way of the chosen workloads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = [name for name, workload in WORKLOADS.items() if workload.batches]
-    parser.add_argument("--workloads", default=",".join(known), help="some of: %(default)s")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS), help="some of: %(default)s")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each way (default: %(default)s)")
     chosen = parser.parse_args()
     work = Work()
     work.prepare()
     for name in chosen.workloads.split(","):
-        for way, rate in measure(work, WORKLOADS[name], ways(WORKLOADS[name]), chosen.seconds).items():
+        tried = ways(WORKLOADS[name])
+        for way, rate in zip(tried, measure(work, WORKLOADS[name], tried, chosen.seconds), strict=True):
             print(f"{name:10} {way!s:30} {rate:10.1f} answers/s")
 
 

@@ -38,16 +38,6 @@ class ServerRow:
 
 
 @dataclass(frozen=True)
-class LimitRow:
-    """What the machine could answer without HTTP, in one pass."""
-
-    where: Where
-    workload: str
-    way: str
-    rate: float
-
-
-@dataclass(frozen=True)
 class Use:
     """What a load took: cores kept busy, and memory of all processes of the server."""
 
@@ -78,8 +68,10 @@ class LoadRow:
     """Whether the first answer was that of the model."""
     start_seconds: float
     """From the start of the process to its first answer."""
-    calibration: float
-    """Pictures a second of the calibration just before the start."""
+    limit: float
+    """Answers a second without HTTP: the mean of just before the start and just after the end."""
+    way: str
+    """How the limit was reached."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +84,10 @@ class FailedRow:
     reason: str
 
 
-Row = MachineRow | ServerRow | LimitRow | LoadRow | FailedRow
+Row = MachineRow | ServerRow | LoadRow | FailedRow
 
 _KINDS: dict[str, Callable[..., Row]] = {
-    "machine": MachineRow, "server": ServerRow, "limit": LimitRow, "load": LoadRow, "failed": FailedRow,
+    "machine": MachineRow, "server": ServerRow, "load": LoadRow, "failed": FailedRow,
 }  # fmt: skip
 _PARTS: dict[str, Callable[..., object]] = {"where": Where, "load": Load, "use": Use}
 _NAMES = {kind: name for name, kind in _KINDS.items()}

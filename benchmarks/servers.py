@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.answers import Answer, read_imago, read_peer
-from benchmarks.forms import Body, Request, multipart, protocol_binary, protocol_json, raw
+from benchmarks.forms import Body, Multipart, Request, protocol_binary, protocol_json, raw
 from benchmarks.machine import CORES
 from benchmarks.work import ROOT, Work
 from benchmarks.workloads import Workload, media_type
@@ -128,14 +128,14 @@ _MOSEC = {
 _PROTOCOL_PATH = "/v2/models/classify/infer"
 
 _PEERS: Final = (
-    Peer("fastapi", "fastapi", "fastapi", form=multipart("file"), workers=1, threads=0),
-    Peer("fastapi-workers", "fastapi", "fastapi", form=multipart("file")),
+    Peer("fastapi", "fastapi", "fastapi", form=Multipart("file"), workers=1, threads=0),
+    Peer("fastapi-workers", "fastapi", "fastapi", form=Multipart("file")),
     Peer(
-        "litserve", "litserve", "litserve", form=multipart("file"), delay_ms=2,
+        "litserve", "litserve", "litserve", form=Multipart("file"), delay_ms=2,
         by_network={"tiny": {"PEER_WORKERS": "1", "PEER_MAX_BATCH": "32"}},
     ),
     Peer(
-        "bentoml", "bentoml", "bentoml", form=multipart("images"),
+        "bentoml", "bentoml", "bentoml", form=Multipart("images"),
         variables={"BENTOML_DO_NOT_TRACK": "True", "PEER_LATENCY_MS": "2000"},
         by_network={"resnet50": {"PEER_LATENCY_MS": "30000"}},  # with 2000 it refuses nearly everything
     ),

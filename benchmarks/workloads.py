@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from benchmarks.forms import Body, Request, multipart, raw
+from benchmarks.forms import Body, Multipart, Request, raw
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Workload:
     """JSON body of a task that takes no picture."""
     accept: str | None = None
     same_as: str | None = None
-    """Another workload whose rate is this one's bound, in place of a limit of its own."""
+    """Another workload, of which this one is a variation."""
 
     @property
     def for_all(self) -> bool:
@@ -65,8 +65,8 @@ _ALL: Final = (
     ),
     Workload(
         name="tiny-multipart", what="the same picture as `multipart/form-data`", path="/classify?model=tiny",
-        models="tiny", model="tiny", picture="grey28.png", clients=(32,), seconds=5, batches=(), network="tiny",
-        form=multipart("file"), same_as="tiny",
+        models="tiny", model="tiny", picture="grey28.png", clients=(32,), seconds=5, batches=(16, 32), network="tiny",
+        form=Multipart("file"), same_as="tiny",
     ),
     Workload(
         name="cifar", what="32x32 JPEG, a ResNet-9 of 0.57 GFLOP", path="/classify?model=cifar", models="cifar",
