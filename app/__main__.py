@@ -1,6 +1,7 @@
 """The command line: `imago serve`, `imago check`, `imago list`. Each setting is a flag of all three."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -57,6 +58,7 @@ def serve(settings: Settings) -> None:
         settings.drain_seconds,
     )
     _announce(listeners)
+    gc.freeze()  # the collector writes into what it looks through: pages that were shared would be copied
     if status := supervisor.run():
         raise typer.Exit(status)
 

@@ -12,7 +12,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
 from app.api.middleware import Edge, answer_refusal
@@ -123,11 +123,11 @@ class _Application(FastAPI):
 
     def __init__(self, edge: Callable[[ASGIApp], ASGIApp], **rest: Any) -> None:
         super().__init__(**rest)
-        self._edge = edge
+        self._edge = edge(super().__call__)
 
-    def build_middleware_stack(self) -> ASGIApp:
-        """The framework's stack, inside the edge."""
-        return self._edge(super().build_middleware_stack())
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer through the edge."""
+        await self._edge(scope, receive, send)
 
 
 def _application(
