@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.api.fast_path import FastPath
 from app.api.middleware import Edge, answer_refusal
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
@@ -121,13 +122,13 @@ class _Application(FastAPI):
     """FastAPI with an edge around all of it: what the framework puts around its routes costs a request more than the
     edge does."""
 
-    def __init__(self, edge: Callable[[ASGIApp], ASGIApp], **rest: Any) -> None:
+    def __init__(self, edge: Callable[[ASGIApp], Edge], **rest: Any) -> None:
         super().__init__(**rest)
-        self._edge = edge(super().__call__)
+        self.edge = edge(super().__call__)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer through the edge."""
-        await self._edge(scope, receive, send)
+        await self.edge(scope, receive, send)
 
 
 def _application(
@@ -152,4 +153,5 @@ def _application(
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_refusal)
     app.state.registry = registry
+    app.state.fast_path = FastPath(endpoints, app.edge)
     return app

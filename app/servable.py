@@ -16,7 +16,7 @@ from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verif
 from app.runtime import Device, Session, open_session
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
-from app.scheduling.batcher import Batcher, Finished, Sessions, Ticket
+from app.scheduling.batcher import Batcher, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
@@ -156,10 +156,42 @@ class Servable:
         if as_picture and prepared.picture is not None:
             size = max(size, prepared.picture.pixels, len(data or b""))
         answer = await self._near(size, lambda: finish(outputs, prepared, options))
-        timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
-        self._metrics.decode.observe(timings.decode)
-        self._metrics.encode.observe(timings.encode)
-        return Prediction(answer, timings)
+        return Prediction(answer, self._observed(decoded - begun, queued, ran, self._clock() - inferred))
+
+    def begin(
+        self, data: bytes, options: TaskOptions, deadline: float, deliver: Callable[[Prediction | Exception], None]
+    ) -> bool:
+        """`predict` without a coroutine, for a small picture and an inline model: `deliver` gets what it returns or
+        raises after. False where the picture is too large for the event loop's thread: nothing was begun.
+
+        Raises:
+            ServiceError: the picture, the options or the queue refuse.
+        """
+        assert isinstance(self.jobs, Batcher)
+        begun = self._clock()
+        picture = self._decoder.open(data)
+        if picture.pixels > INLINE_SIZE:
+            return False
+        options = self.task.settle(options)
+        prepared = self.task.prepare(picture, options)
+        spent = self._clock() - begun
+
+        def finish(outcome: Outcome) -> None:
+            if isinstance(outcome, Exception):
+                deliver(outcome)
+                return
+            inferred = self._clock()
+            answer = self.task.interpret(outcome.tensors, prepared, options)
+            queued, ran = outcome.queue_seconds, outcome.run_seconds
+            deliver(Prediction(answer, self._observed(spent, queued, ran, self._clock() - inferred)))
+
+        self.jobs.enqueue(prepared.tensors, 1, deadline, finish)
+        return True
+
+    def _observed(self, decode: float, queue: float, inference: float, encode: float) -> Timings:
+        self._metrics.decode.observe(decode)
+        self._metrics.encode.observe(encode)
+        return Timings(decode, queue, inference, encode)
 
     async def close(self) -> None:
         """Answer what was accepted, take nothing more, and give the sessions back."""

@@ -5,12 +5,13 @@ import gc
 import socket
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from app.api.fast_path import Exchange, FastPath
 from app.errors import InvalidSettings
 from app.processes.connections import Acceptor
 from app.processes.shared import Shared
@@ -61,9 +62,10 @@ class Server(uvicorn.Server):
     """Serves an application on sockets that listen already: alone, or as one of the workers that share them."""
 
     def __init__(self, app: FastAPI, settings: Settings, shared: Shared | None = None, worker: int = 0) -> None:
+        closed = (lambda: None) if shared is None else partial(shared.connections.closed, worker)
         config = uvicorn.Config(
             app,
-            http=HttpToolsProtocol,
+            http=cast(Any, partial(_Connection, app.state.fast_path, closed)),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -94,25 +96,86 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     def _serve_connection(self, connection: socket.socket) -> None:
-        assert self._shared is not None
-        closed = partial(self._shared.connections.closed, self._worker)
+        def protocol() -> asyncio.Protocol:
+            return self.config.http_protocol_class(
+                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+            )  # type: ignore[call-arg]
 
-        def protocol() -> _Counted:
-            return _Counted(closed, self.config, self.server_state, self.lifespan.state)
-
-        serving = asyncio.ensure_future(asyncio.get_running_loop().connect_accepted_socket(protocol, connection))
+        loop = asyncio.get_running_loop()
+        serving = loop.create_task(loop.connect_accepted_socket(protocol, connection))
         self._connecting.add(serving)
         serving.add_done_callback(self._connecting.discard)
 
 
-class _Counted(HttpToolsProtocol):
-    """A connection that tells its end."""
+class _Connection(HttpToolsProtocol):
+    """A connection that offers its requests the fast path, and tells its end."""
 
-    def __init__(self, closed: Callable[[], None], *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, fast_path: FastPath, closed: Callable[[], None], **rest: Any) -> None:
+        super().__init__(**rest)
+        self._fast_path = fast_path
         self._closed = closed
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser: begin the request's cycle, the short one if it may take it and nothing waits before."""
+        parser = self.parser
+        if (
+            (self.cycle is None or self.cycle.response_complete)
+            and parser.get_method() == b"POST"
+            and parser.should_keep_alive()
+            and not (self.expect_100_continue or self.flow.write_paused or parser.should_upgrade())
+            and parser.get_http_version() == "1.1"
+            and (exchange := self._fast_path.offer(self.url, self.headers)) is not None
+        ):
+            self.cycle = cast(RequestResponseCycle, _ShortCycle(self, exchange, super().on_headers_complete))
+        else:
+            super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         super().connection_lost(exc)
         self._closed()
+
+
+class _ShortCycle:
+    """What stands for uvicorn's cycle of request and response while a request takes the fast path: the protocol fills
+    `body` and calls `message_event.set`, and looks whether the response is complete."""
+
+    def __init__(self, connection: _Connection, exchange: Exchange, long_way: Callable[[], None]) -> None:
+        self.body = bytearray()
+        self.more_body = True
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = True
+        self.message_event = self
+        self._connection = connection
+        self._exchange = exchange
+        self._long_way = long_way
+
+    def set(self) -> None:
+        """Begin once the body is whole."""
+        if self.more_body or self.disconnected or self.response_complete:
+            return
+        body = bytes(self.body)
+        if not self._exchange.begin(body, self._respond):
+            self._go_the_long_way()
+
+    def _go_the_long_way(self) -> None:
+        """Give the request to the application after all, with the body that came."""
+        self.response_complete = True  # for the protocol to begin another cycle
+        self._long_way()
+        cycle = self._connection.cycle
+        cycle.body, cycle.more_body = self.body, False
+        cycle.message_event.set()
+
+    def _respond(self, answer: bytes) -> None:
+        if self.disconnected:
+            return
+        connection = self._connection
+        line, _, rest = answer.partition(b"\r\n")
+        own = b"".join([b"%b: %b\r\n" % header for header in connection.server_state.default_headers])
+        closing = b"" if self.keep_alive else b"connection: close\r\n"
+        connection.transport.write(b"%b\r\n%b%b%b" % (line, own, closing, rest))
+        self.response_complete = True
+        if not self.keep_alive:
+            connection.transport.close()
+        connection.on_response_complete()

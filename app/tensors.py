@@ -68,4 +68,7 @@ def split(tensors: Tensors, counts: Iterable[int]) -> list[Tensors]:
 
 def row_shape(tensors: Tensors) -> tuple[object, ...]:
     """What must be equal for two jobs to share a batch: names, dtypes and all dimensions but the first."""
+    if len(tensors) == 1:  # nearly always
+        ((name, array),) = tensors.items()
+        return name, array.dtype, array.shape[1:]
     return tuple((name, array.dtype, array.shape[1:]) for name, array in sorted(tensors.items()))

@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "servable": FLOOR | {"imaging", "telemetry", "tasks", "scheduling", "runtime"},
     "repository": FLOOR | {"servable"},
     "processes": FLOOR | {"telemetry", "scheduling", "runtime", "servable", "repository"},
-    "server": {"errors", "settings", "processes"},
+    "server": {"errors", "settings", "processes", "api"},
     "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "servable", "repository"},
     "flags": {"settings"},
 }

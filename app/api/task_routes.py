@@ -61,9 +61,9 @@ class TaskEndpoint:
     def __init__(self, task: type[Task[Any]], registry: Registry, limits: Limits) -> None:
         self.task = task
         self._kind = task.kind
-        self._takes_picture = issubclass(task, PictureTask)
+        self.takes_picture = issubclass(task, PictureTask)
+        self.limits = limits
         self._registry = registry
-        self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST.
@@ -78,10 +78,10 @@ class TaskEndpoint:
         servable = self._find(call, record)
         headers = record.headers
         as_picture = accepted_form(headers.get(b"accept", b"")) == "png"
-        timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self._limits.timeout_seconds)
+        timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self.limits.timeout_seconds)
         deadline = time.monotonic() + timeout
-        if self._takes_picture:
-            upload = await read_upload(scope, receive, headers.get(b"content-type", b""), self._limits.max_pictures)
+        if self.takes_picture:
+            upload = await read_upload(scope, receive, headers.get(b"content-type", b""), self.limits.max_pictures)
         else:
             upload = Upload([], await read_options(receive))
         if upload.options:
@@ -96,9 +96,13 @@ class TaskEndpoint:
         await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
 
+    def servable(self, call: Call) -> Servable:
+        """Who answers a call; raises as `Registry.get`."""
+        return self._registry.get(self._kind, call.model, call.version)
+
     def _find(self, call: Call, record: Record) -> Servable:
         try:
-            servable = self._registry.get(self._kind, call.model, call.version)
+            servable = self.servable(call)
         except NotReady:
             record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
             raise
@@ -131,9 +135,9 @@ async def _answer(
     if len(pictures) <= 1:
         prediction = await predict(pictures[0] if pictures else None)
         record.stages = prediction.timings.stages()
-        return prediction.answer if isinstance(prediction.answer, bytes) else _json(servable, prediction.answer)
+        return prediction.answer if isinstance(prediction.answer, bytes) else json_body(servable, prediction.answer)
     outcomes = await asyncio.gather(*map(predict, pictures), return_exceptions=True)
-    return _json(servable, [item for outcome in outcomes for item in _items(outcome, record)])
+    return json_body(servable, [item for outcome in outcomes for item in _items(outcome, record)])
 
 
 def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str, Any]]:
@@ -147,7 +151,8 @@ def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str
     raise outcome if isinstance(outcome, BaseException) else TypeError(outcome)
 
 
-def _json(servable: Servable, results: list[dict[str, Any]]) -> bytes:
+def json_body(servable: Servable, results: list[dict[str, Any]]) -> bytes:
+    """The answer of a task: which model answered, and its results."""
     manifest = servable.manifest
     return orjson.dumps({"model": manifest.name, "version": manifest.version, "results": results})
 

@@ -13,7 +13,7 @@ from app.processes.link import Link, Message, connect
 from app.processes.shared import Channel, Shared
 from app.processes.told import tell
 from app.repository.registry import Registry
-from app.scheduling.batcher import Batcher, Finished, Ticket
+from app.scheduling.batcher import Batcher, Outcome, Ticket
 
 logger = logging.getLogger("imago.processes")
 
@@ -50,8 +50,9 @@ class Worker:
         match message["op"]:
             case "run":
                 self._run(message)
-            case "cancel" if (known := self._tickets.get(message["id"])) is not None:
+            case "cancel" if (known := self._tickets.pop(message["id"], None)) is not None:
                 known[0].drop(known[1])
+                self._refuse(message["id"], NotReady("The caller left."))
             case "read":
                 self._channel.answers.give_back(message["places"])
 
@@ -59,32 +60,30 @@ class Worker:
         number, key = message["id"], message["key"]
         try:
             batcher = self._engine.batcher(key)
-            ticket = batcher.enqueue(self._channel.jobs.read(message["in"]), message["rows"], message["deadline"])
+            tensors = self._channel.jobs.read(message["in"])
+            deliver = partial(self._answer, number, key)
+            ticket = batcher.enqueue(tensors, message["rows"], message["deadline"], deliver)
         except ServiceError as error:
             self._refuse(number, error)
             return
         self._tickets[number] = batcher, ticket
-        ticket.future.add_done_callback(partial(self._answer, number, key))
         self._engine.write_load(key, batcher)
 
-    def _answer(self, number: int, key: str, future: "asyncio.Future[Finished]") -> None:
-        if (known := self._tickets.pop(number, None)) is None:
-            return  # of a worker that is gone
-        self._engine.write_load(key, known[0])
-        error = NotReady("The caller left.") if future.cancelled() else future.exception()
-        if error is not None:
-            self._refuse(number, error)
+    def _answer(self, number: int, key: str, outcome: Outcome) -> None:
+        batcher, _ = self._tickets.pop(number)
+        self._engine.write_load(key, batcher)
+        if isinstance(outcome, Exception):
+            self._refuse(number, outcome)
             return
-        finished = future.result()
         try:
-            places = self._channel.answers.write(finished.tensors)
+            places = self._channel.answers.write(outcome.tensors)
         except ArenaFull:
             self._refuse(number, Overloaded(retry_after=1.0))
             return
-        queued, ran = finished.queue_seconds, finished.run_seconds
+        queued, ran = outcome.queue_seconds, outcome.run_seconds
         self.tell({"op": "done", "id": number, "out": places, "queued": queued, "ran": ran})
 
-    def _refuse(self, number: int, error: BaseException) -> None:
+    def _refuse(self, number: int, error: Exception) -> None:
         if not isinstance(error, ServiceError):
             raise error
         told = {"error": error.code, "detail": error.detail, "retry_after": getattr(error, "retry_after", 0.0)}

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
@@ -50,21 +51,25 @@ class Finished:
     run_seconds: float
 
 
+Outcome = Finished | Exception
+"""What becomes of a job: its rows, or the error that its caller is to get."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Ticket(Job):
-    """A job whose caller awaits it."""
+    """A job, and who wants to know what became of it."""
 
-    future: asyncio.Future[Finished]
+    deliver: Callable[[Outcome], None]
+    """Called once on the loop's thread, unless the caller left."""
 
-    def answer(self, finished: Finished) -> None:
-        """Hand the rows over, unless the caller left."""
-        if not self.future.done():
-            self.future.set_result(finished)
-
-    def fail(self, error: Exception) -> None:
-        """Hand an error over, unless the caller left."""
-        if not self.future.done():
-            self.future.set_exception(error)
+    def end(self, outcome: Outcome) -> None:
+        """Deliver, unless the caller left; a caller that fails over it does not disturb its neighbours."""
+        if self.abandoned:
+            return
+        try:
+            self.deliver(outcome)
+        except Exception:
+            logger.exception("an answer could not be delivered")
 
 
 class RowsMismatch(Exception):
@@ -119,22 +124,23 @@ class Batcher:
             DeadlineExceeded: the deadline passed before the job's turn.
             InferenceFailed: the session failed on this job, run alone.
         """
-        ticket = self.enqueue(tensors, rows, deadline)
+        future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+        ticket = self.enqueue(tensors, rows, deadline, partial(_settle, future))
         try:
-            return await ticket.future
+            return await future
         except asyncio.CancelledError:
             self.drop(ticket)
             raise
 
-    def enqueue(self, tensors: Tensors, rows: int, deadline: float) -> Ticket:
-        """Let one job wait, for a caller that has no coroutine to await it; its future ends as `submit` does.
+    def enqueue(self, tensors: Tensors, rows: int, deadline: float, deliver: Callable[[Outcome], None]) -> Ticket:
+        """Let one job wait, for a caller that has no coroutine to await it: `deliver` gets what `submit` returns or
+        raises.
 
         Raises:
             NotReady, Overloaded: as `admit`.
         """
         self.admit(rows, deadline)
-        future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(tensors=tensors, rows=rows, deadline=deadline, arrived=self._clock(), future=future)
+        ticket = Ticket(tensors=tensors, rows=rows, deadline=deadline, arrived=self._clock(), deliver=deliver)
         self.lane.add(ticket)
         self._metrics.queue_depth.set(self.lane.waiting)
         self._arrived.set()
@@ -144,7 +150,6 @@ class Batcher:
         """Forget a job whose caller left."""
         self._metrics.cancelled.inc()
         self.lane.forget(ticket)
-        ticket.future.cancel()
 
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
@@ -167,7 +172,7 @@ class Batcher:
             self._metrics.queue_depth.set(self.lane.waiting)
             for job in picked.expired:
                 self._metrics.expired.inc()
-                job.fail(DeadlineExceeded())
+                job.end(DeadlineExceeded())
             if picked.batch:
                 await self._run_batch(picked.batch, buffer)
             elif self._closing:
@@ -209,7 +214,7 @@ class Batcher:
         self._metrics.inference.observe(seconds)
         self._metrics.batch_size.observe(sum(counts))
         for ticket, part in zip(batch, split(outputs, counts), strict=True):
-            ticket.answer(Finished(part, started - ticket.arrived, seconds))
+            ticket.end(Finished(part, started - ticket.arrived, seconds))
 
     async def _near(self, work: Callable[[], Tensors]) -> Tensors:
         """Run a batch where this lane's batches run."""
@@ -222,12 +227,21 @@ class Batcher:
     ) -> None:
         if len(batch) == 1:
             logger.error("%s failed on one job", self.name, exc_info=error)
-            batch[0].fail(InferenceFailed())
+            batch[0].end(InferenceFailed())
             return
         logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)
         half = len(batch) // 2
         await self._run(session, batch[:half], started, buffer)
         await self._run(session, batch[half:], started, buffer)
+
+
+def _settle(future: "asyncio.Future[Finished]", outcome: Outcome) -> None:
+    if future.done():
+        return
+    if isinstance(outcome, Exception):
+        future.set_exception(outcome)
+    else:
+        future.set_result(outcome)
 
 
 def _run_rows(session: Runs, batch: Sequence[Ticket], rows: int, buffer: BatchBuffer) -> Tensors:
