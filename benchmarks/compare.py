@@ -22,9 +22,9 @@ from app.manifest import nearest
 from benchmarks import limit, rows
 from benchmarks.answers import Answer, Unreadable, agrees
 from benchmarks.environments import EnvironmentFailed, environment, megabytes, versions
-from benchmarks.machine import busy, describe
-from benchmarks.rows import FailedRow, LoadRow, MachineRow, ServerRow, Use, Where
-from benchmarks.running import Running, StartFailed, running
+from benchmarks.machine import describe
+from benchmarks.rows import Cores, FailedRow, LoadRow, MachineRow, Memory, ServerRow, Where
+from benchmarks.running import Meter, Running, StartFailed, running
 from benchmarks.servers import Server, servers
 from benchmarks.work import Work
 from benchmarks.workloads import WORKLOADS, Workload
@@ -60,7 +60,7 @@ class Comparison:
 
     def measure(self) -> None:
         """Measure everything; a server that fails is recorded, and the others go on."""
-        rows.append(self.file, MachineRow(self.run, _now(), command(sys.argv), describe()))
+        rows.append(self.file, MachineRow(self.run, now(), command(sys.argv), describe()))
         self._weigh()
         for number in range(1, self.plan.passes + 1):
             where = Where(self.run, number)
@@ -105,8 +105,8 @@ class Comparison:
             loads = [loaded(found, clients, workload.seconds) for clients in workload.clients]
         most = (before + self._limit(workload)) / 2
         way = str(self._way(workload))
-        for clients, (load, use) in zip(workload.clients, loads, strict=True):
-            row = LoadRow(where, workload.name, server.name, clients, load, use, right, found.start_seconds, most, way)
+        for clients, used in zip(workload.clients, loads, strict=True):
+            row = LoadRow(where, workload.name, server.name, clients, *used, right, found.start_seconds, most, way)
             rows.append(self.file, row)
             print(_line(row), flush=True)
 
@@ -124,25 +124,14 @@ class Comparison:
         return self._right[workload.name]
 
 
-def loaded(server: Running, clients: int, seconds: float) -> tuple[Load, Use]:
+def loaded(server: Running, clients: int, seconds: float) -> tuple[Load, Cores, Memory]:
     """One load, what it took, and a queue left empty."""
     server.peak_bytes = 0
-    worked, before = server.cpu_seconds(), busy()
+    meter = Meter(server)
     load = drive(server.url, server.request, clients, seconds)
-    after = busy()
-    own = (server.cpu_seconds() - worked) / load.seconds
-    everyone = (after.worked - before.worked) / load.seconds
-    use = Use(
-        server_cpu=own,
-        client_cpu=load.client_cpu,
-        foreign_cpu=max(0.0, everyone - own - load.client_cpu),
-        stolen_cpu=(after.stolen - before.stolen) / load.seconds,
-        resident_mb=server.peak_bytes / 1e6,
-        proportional_mb=server.proportional_bytes() / 1e6,
-        processes=len(server.pids()),
-    )
+    used = meter.read(load.client_cpu), server.memory()
     server.drain()
-    return load, use
+    return load, *used
 
 
 def turned(items: Sequence[Server], number: int) -> list[Server]:
@@ -204,10 +193,10 @@ def _plan(chosen: argparse.Namespace) -> Plan:
             clients=tuple(map(int, chosen.clients.split(","))) if chosen.clients else workload.clients,
             seconds=chosen.seconds or workload.seconds,
         )
-        for workload in _named(chosen.workloads, WORKLOADS, "workload")
+        for workload in named(chosen.workloads, WORKLOADS, "workload")
     ]
     return Plan(
-        servers=_named(chosen.servers, servers(chosen.imago_flags), "server"),
+        servers=named(chosen.servers, servers(chosen.imago_flags), "server"),
         workloads=workloads,
         passes=chosen.passes,
         warm_up_seconds=chosen.warm_up,
@@ -215,7 +204,8 @@ def _plan(chosen: argparse.Namespace) -> Plan:
     )
 
 
-def _named(text: str, known: Mapping[str, Item], what: str) -> list[Item]:
+def named(text: str, known: Mapping[str, Item], what: str) -> list[Item]:
+    """The items whose names stand in a list with commas, or all. Raises ArgumentTypeError where one is unknown."""
     names = list(known) if text == "all" else text.split(",")
     for name in names:
         if name not in known:
@@ -224,18 +214,19 @@ def _named(text: str, known: Mapping[str, Item], what: str) -> list[Item]:
 
 
 def _line(row: LoadRow) -> str:
-    load, use = row.load, row.use
+    load, cores, memory = row.load, row.cores, row.memory
     parts = [
         f"  {row.server:16} c={row.clients:<4} {load.rate:9.1f} answers/s, {load.rate / row.limit:.2f} of the limit",
         f"p50 {load.p50_ms:.2f} p99 {load.p99_ms:.2f} ms",
-        f"cores {use.server_cpu:.2f} + client {use.client_cpu:.2f} + foreign {use.foreign_cpu:.2f}",
-        f"{use.resident_mb:.0f}/{use.proportional_mb:.0f} MB",
+        f"cores {cores.server:.2f} + client {cores.client:.2f} + foreign {cores.foreign:.2f}",
+        f"{memory.resident:.0f}/{memory.proportional:.0f} MB",
     ]
     bad = [f"refused {load.refused}"] * bool(load.refused) + [f"broken {load.broken}"] * bool(load.broken)
     return ", ".join(parts + bad + ["WRONG ANSWER"] * (not row.right))
 
 
-def _now() -> str:
+def now() -> str:
+    """The date and time, UTC."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 

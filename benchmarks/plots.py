@@ -8,13 +8,14 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.summary import OURS, Line, Section, number
+from benchmarks.summary import OURS, Curve, Line, Section, number
 
 matplotlib.use("Agg")
 
 _OURS = ("#0b3c6f", "#1f6fb2", "#5aa0d6", "#a3cbe8")
 _OTHERS = ("#3a3a3a", "#6e6e6e", "#a0a0a0", "#cccccc")
 _LIMIT = "#c0392b"
+_LINES = ("#1f6fb2", "#3a3a3a", "#c0792b", "#4a8a3a", "#8a4a8a")
 _STYLE: Any = {"font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
 
 
@@ -39,6 +40,30 @@ def draw_sections(found: Sequence[Section], file: Path) -> None:
         figure.savefig(file, dpi=110)
 
 
+def draw_curves(found: Sequence[Curve], what: str, file: Path) -> None:
+    """Latency against load: the median dotted, the 99th percentile drawn through, the share refused below."""
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(8, 5), layout="constrained")
+        latency, refused = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+        for place, curve in enumerate(found):
+            colour = _LINES[place % len(_LINES)]
+            shares = [level.share * 100 for level in curve.levels]
+            p50, p99 = ([level.p50_ms for level in curve.levels], [level.p99_ms for level in curve.levels])
+            latency.plot(shares, p99, marker="o", color=colour, label=f"{curve.server}, p99")
+            latency.plot(shares, p50, marker=".", color=colour, linestyle=":", label=f"{curve.server}, p50")
+            refused.plot(shares, [level.refused * 100 for level in curve.levels], marker="o", color=colour)
+        latency.set_yscale("log")
+        latency.set_ylabel("ms from when it was due")
+        latency.set_title(f"{what}: latency against load, {found[0].arrivals} arrivals", loc="left", fontsize=9)
+        latency.grid(alpha=0.3, which="both")
+        latency.legend(frameon=False)
+        refused.set_ylabel("refused, %")
+        refused.set_ylim(bottom=0)
+        refused.set_xlabel("load, percent of the closed-loop peak")
+        refused.grid(alpha=0.3)
+        figure.savefig(file, dpi=110)
+
+
 def _bars(axes: Axes, section: Section) -> None:
     """Horizontal bars, the fastest server on top."""
     place, ticks = 0.0, []
@@ -55,8 +80,9 @@ def _bars(axes: Axes, section: Section) -> None:
         place += 0.6
     if section.limit is not None:
         axes.axvline(section.limit.median, color=_LIMIT, linewidth=1.2, linestyle="--")
+        limit = section.limit.median
         axes.annotate(
-            f"limit without HTTP {number(section.limit.median)}", (section.limit.median, -1.1), color=_LIMIT, ha="right",
+            f"limit without HTTP {number(limit)}", (limit, -1.1), color=_LIMIT, ha="right",
             va="center", fontsize=8, xytext=(-4, 0), textcoords="offset points",
         )  # fmt: skip
     axes.set_yticks([tick for tick, _ in ticks], [name for _, name in ticks])

@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from benchmarks.rows import MachineRow, Row, ServerRow, read
-from benchmarks.summary import Cell, Line, Section, Spread, number, sections
+from benchmarks.summary import Cell, Curve, Level, Line, Section, Spread, curves, number, sections
 from benchmarks.work import ROOT, Work
+from benchmarks.workloads import WORKLOADS
 
 _INTRODUCTION = """\
 # Results
@@ -27,7 +28,13 @@ and the first answer of every start was compared with one made without a server.
 
 def markdown(rows: Sequence[Row], figures: str = "figures") -> str:
     """The whole report; pictures are linked below the folder `figures`."""
-    parts = [_INTRODUCTION, *machine(rows), *(workload(each, figures) for each in sections(rows)), installed(rows)]
+    parts = [
+        _INTRODUCTION,
+        *machine(rows),
+        *(workload(each, figures) for each in sections(rows)),
+        *(open_loop(name, found, figures) for name, found in curves(rows).items()),
+        installed(rows),
+    ]
     return "\n".join(part for part in parts if part)
 
 
@@ -68,9 +75,20 @@ def facts(section: Section) -> str:
     """What does not depend on the number of clients."""
     head = [
         "server", "start to first answer, s", "memory, MB: RSS / PSS", "processes", "cores: server / client",
-        "foreign cores, at most", "refused", "broken", "first answer", "limit around it",
+        "foreign / stolen cores, at most", "refused", "broken", "first answer", "limit around it",
     ]  # fmt: skip
     return table(head, [_facts(line) for line in section.lines if line.facts])
+
+
+def open_loop(name: str, found: Sequence[Curve], figures: str) -> str:
+    """Latency against load of one workload."""
+    head = [
+        "server", "load, of its peak", "requests/s", "p50 ms", "p99 ms", "refused", "failed or too late", "sent late, p99 ms",
+        "cores of the client",
+    ]  # fmt: skip
+    body = [_level(curve.server, level) for curve in found for level in curve.levels]
+    title = f"## {name}: latency against load, {found[0].arrivals} arrivals\n"
+    return "\n".join([title, f"![{name}]({figures}/open-{name}.png)\n", table(head, body)])
 
 
 def installed(rows: Iterable[Row]) -> str:
@@ -121,14 +139,27 @@ def _facts(line: Line) -> list[str]:
     return [
         line.server,
         f"{found.start_seconds:.1f}",
-        f"{found.resident_mb:.0f} / {found.proportional_mb:.0f}",
-        str(found.processes),
-        f"{found.server_cpu:.2f} / {found.client_cpu:.2f}",
-        f"{found.foreign_cpu:.2f}",
+        f"{found.memory.resident:.0f} / {found.memory.proportional:.0f}",
+        str(found.memory.processes),
+        f"{found.cores.server:.2f} / {found.cores.client:.2f}",
+        f"{found.cores.foreign:.2f} / {found.cores.stolen:.2f}",
         str(found.refused),
         str(found.broken),
         "right" if found.right else "**wrong**",
         _spread(found.limit),
+    ]
+
+
+def _level(server: str, level: Level) -> list[str]:
+    return [
+        server,
+        f"{level.share:.0%}",
+        number(level.rate),
+        *("-" if value is None else number(value) for value in (level.p50_ms, level.p99_ms)),
+        f"{level.refused:.1%}",
+        str(level.failed),
+        number(level.late_p99_ms),
+        f"{level.client_cpu:.2f}",
     ]
 
 
@@ -155,12 +186,14 @@ def main() -> int:
     found = read(files)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
     chosen.out.write_text(markdown(found), encoding="utf-8")
-    from benchmarks.plots import draw_section  # matplotlib comes with the extra `bench`
+    from benchmarks.plots import draw_curves, draw_section  # matplotlib comes with the extra `bench`
 
     figures = chosen.out.parent / "figures"
     figures.mkdir(exist_ok=True)
     for each in sections(found):
         draw_section(each, figures / f"{each.workload.name}.png")
+    for name, drawn in curves(found).items():
+        draw_curves(drawn, WORKLOADS[name].what, figures / f"open-{name}.png")
     print(f"wrote {chosen.out} and {figures}/")
     return 0
 

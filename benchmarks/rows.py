@@ -38,19 +38,25 @@ class ServerRow:
 
 
 @dataclass(frozen=True)
-class Use:
-    """What a load took: cores kept busy, and memory of all processes of the server."""
+class Cores:
+    """Cores that were kept busy during a load."""
 
-    server_cpu: float
-    client_cpu: float
-    foreign_cpu: float
-    """Cores that worked for neither server nor client."""
-    stolen_cpu: float
-    """Cores that the host gave to others."""
-    resident_mb: float
-    """Most megabytes resident during the load, summed over processes."""
-    proportional_mb: float
-    """The same at the end of the load, pages that processes share counted once."""
+    server: float
+    client: float
+    foreign: float
+    """For neither server nor client."""
+    stolen: float
+    """That the host gave to others."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Megabytes of all processes of a server."""
+
+    resident: float
+    """Most during the load, summed over processes."""
+    proportional: float
+    """At the end of the load, pages that processes share counted once."""
     processes: int
 
 
@@ -63,7 +69,8 @@ class LoadRow:
     server: str
     clients: int
     load: Load
-    use: Use
+    cores: Cores
+    memory: Memory
     right: bool
     """Whether the first answer was that of the model."""
     start_seconds: float
@@ -84,12 +91,52 @@ class FailedRow:
     reason: str
 
 
-Row = MachineRow | ServerRow | LoadRow | FailedRow
+@dataclass(frozen=True)
+class Outcome:
+    """What became of the requests of an open-loop load."""
+
+    answered: int
+    refused: int
+    """Answers with status 429 or 503."""
+    failed: int
+    """Other answers, and none."""
+    p50_ms: float | None
+    """From when a request was due to the end of its answer; answers with status 200 alone count."""
+    p99_ms: float | None
+    late_p99_ms: float
+    """From when a request was due until the client wrote it."""
+
+    @property
+    def refused_share(self) -> float:
+        """Share of the requests that were refused."""
+        return self.refused / (self.answered + self.refused + self.failed)
+
+
+@dataclass(frozen=True)
+class OpenRow:
+    """One open-loop load: requests sent when they were due, at a share of what the server answered in a closed loop."""
+
+    where: Where
+    workload: str
+    server: str
+    arrivals: str
+    """`poisson` or `constant`."""
+    share: float
+    """Of the peak."""
+    peak: float
+    """Answers a second in a closed loop, just before."""
+    outcome: Outcome
+    cores: Cores
+
+
+Row = MachineRow | ServerRow | LoadRow | FailedRow | OpenRow
 
 _KINDS: dict[str, Callable[..., Row]] = {
-    "machine": MachineRow, "server": ServerRow, "load": LoadRow, "failed": FailedRow,
+    "machine": MachineRow, "server": ServerRow, "load": LoadRow, "failed": FailedRow, "open": OpenRow,
 }  # fmt: skip
-_PARTS: dict[str, Callable[..., object]] = {"where": Where, "load": Load, "use": Use}
+_PARTS: dict[str, Callable[..., object]] = {
+    "where": Where, "load": Load, "cores": Cores, "memory": Memory, "outcome": Outcome,
+}  # fmt: skip
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from uuid import uuid4
 
 from benchmarks.forms import Request, post
-from benchmarks.machine import TAG, cpu_seconds, proportional, resident, tagged
+from benchmarks.machine import TAG, busy, cpu_seconds, proportional, resident, tagged
+from benchmarks.rows import Cores, Memory
 from benchmarks.servers import Server
 from benchmarks.work import ROOT, Work
 from benchmarks.workloads import Workload
@@ -24,6 +25,24 @@ _FIRST_ANSWER_SECONDS = 120.0
 _TERMINATE_SECONDS = 8.0
 _PORTS = 5
 """TorchServe listens on five ports in a row."""
+
+
+class Meter:
+    """Counts the cores that a server, and everything else, keep busy from now on."""
+
+    def __init__(self, server: "Running") -> None:
+        self._server = server
+        self._worked = server.cpu_seconds()
+        self._machine = busy()
+        self._begun = time.monotonic()
+
+    def read(self, client: float) -> Cores:
+        """Cores in use since then; `client` are those that the client counted itself."""
+        machine, seconds = busy(), time.monotonic() - self._begun
+        server = (self._server.cpu_seconds() - self._worked) / seconds
+        everyone = (machine.worked - self._machine.worked) / seconds
+        stolen = (machine.stolen - self._machine.stolen) / seconds
+        return Cores(server, client, max(0.0, everyone - server - client), stolen)
 
 
 class StartFailed(Exception):
@@ -59,9 +78,10 @@ class Running:
         """What its processes have worked so far."""
         return cpu_seconds(self.pids())
 
-    def proportional_bytes(self) -> int:
-        """Its memory with shared pages counted once."""
-        return proportional(self.pids())
+    def memory(self) -> Memory:
+        """Its memory: the most since `peak_bytes` was set to 0, and what it has now."""
+        pids = self.pids()
+        return Memory(self.peak_bytes / 1e6, proportional(pids) / 1e6, len(pids))
 
     def drain(self, seconds: float = 60.0) -> None:
         """Wait until the queue that a load left is empty: one more request is answered after all others."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.rows import FailedRow, LoadRow, Row, Where
+from benchmarks.rows import Cores, FailedRow, LoadRow, Memory, OpenRow, Row, Where
 from benchmarks.workloads import WORKLOADS, Workload
 
 OURS = "imago"
@@ -45,15 +45,11 @@ class Facts:
     right: bool
     refused: int
     broken: int
-    resident_mb: float
-    proportional_mb: float
-    processes: int
+    memory: Memory
+    """The most of each of its parts."""
     start_seconds: float
-    server_cpu: float
-    client_cpu: float
-    """Cores, in the load that kept most of them busy."""
-    foreign_cpu: float
-    """Cores, in the load that had most of it."""
+    cores: Cores
+    """Of the load that kept most of them busy; foreign and stolen ones of the load that had most of them."""
     limit: Spread
     """Of the limits around its starts."""
 
@@ -182,21 +178,83 @@ def _ratio(own: Mapping[Where, float], other: Mapping[Where, float]) -> float | 
 def _facts(own: Sequence[LoadRow]) -> Facts | None:
     if not own:
         return None
-    busiest = max(own, key=lambda row: row.use.server_cpu)
+    busiest = max((row.cores for row in own), key=lambda cores: cores.server)
     return Facts(
         right=all(row.right for row in own),
         refused=sum(row.load.refused for row in own),
         broken=sum(row.load.broken for row in own),
-        resident_mb=max(row.use.resident_mb for row in own),
-        proportional_mb=max(row.use.proportional_mb for row in own),
-        processes=max(row.use.processes for row in own),
+        memory=Memory(
+            resident=max(row.memory.resident for row in own),
+            proportional=max(row.memory.proportional for row in own),
+            processes=max(row.memory.processes for row in own),
+        ),
         start_seconds=median(row.start_seconds for row in starts(own)),
-        server_cpu=busiest.use.server_cpu,
-        client_cpu=busiest.use.client_cpu,
-        foreign_cpu=max(row.use.foreign_cpu for row in own),
+        cores=Cores(
+            server=busiest.server,
+            client=busiest.client,
+            foreign=max(row.cores.foreign for row in own),
+            stolen=max(row.cores.stolen for row in own),
+        ),
         limit=spread([row.limit for row in starts(own)]),
     )
 
 
 def _peak(line: Line) -> float:
     return max((cell.of_limit for cell in line.cells.values()), default=0.0)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One server under open-loop load at one share of its peak: medians over passes."""
+
+    share: float
+    rate: float
+    """Requests due a second."""
+    refused: float
+    """Share of the requests."""
+    failed: int
+    p50_ms: float | None
+    p99_ms: float | None
+    late_p99_ms: float
+    client_cpu: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Latency of one server against load."""
+
+    server: str
+    arrivals: str
+    levels: tuple[Level, ...]
+
+
+def curves(rows: Iterable[Row]) -> dict[str, list[Curve]]:
+    """Curves by workload, in the order measured."""
+    loads = [row for row in rows if isinstance(row, OpenRow)]
+    found: dict[str, list[Curve]] = {}
+    for workload, server, arrivals in dict.fromkeys((row.workload, row.server, row.arrivals) for row in loads):
+        own = [row for row in loads if (row.workload, row.server, row.arrivals) == (workload, server, arrivals)]
+        shares = sorted({row.share for row in own})
+        levels = tuple(_level([row for row in own if row.share == share]) for share in shares)
+        found.setdefault(workload, []).append(Curve(server, arrivals, levels))
+    return found
+
+
+def _level(own: Sequence[OpenRow]) -> Level:
+    outcomes = [row.outcome for row in own]
+    return Level(
+        share=own[0].share,
+        rate=median(row.share * row.peak for row in own),
+        refused=median(each.refused_share for each in outcomes),
+        failed=sum(each.failed for each in outcomes),
+        p50_ms=_median([each.p50_ms for each in outcomes]),
+        p99_ms=_median([each.p99_ms for each in outcomes]),
+        late_p99_ms=median(each.late_p99_ms for each in outcomes),
+        client_cpu=median(row.cores.client for row in own),
+    )
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    """The median of those that there are."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
