@@ -46,9 +46,9 @@ class Timings(NamedTuple):
     inference: float
     encode: float
 
-    def stages(self) -> dict[str, float]:
-        """The stages by name."""
-        return self._asdict()
+    def longest(self, other: "Timings | None") -> "Timings":
+        """Of each stage the longer time, where several pictures were answered side by side."""
+        return self if other is None else Timings(*map(max, self, other))
 
 
 class Prediction(NamedTuple):

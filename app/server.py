@@ -167,14 +167,13 @@ class _ShortCycle:
         cycle.body, cycle.more_body = self.body, False
         cycle.message_event.set()
 
-    def _respond(self, answer: bytes) -> None:
+    def _respond(self, status: bytes, answer: bytes) -> None:
         if self.disconnected:
             return
         connection = self._connection
-        line, _, rest = answer.partition(b"\r\n")
-        own = b"".join([b"%b: %b\r\n" % header for header in connection.server_state.default_headers])
+        own = [b"%b: %b\r\n" % header for header in connection.server_state.default_headers]
         closing = b"" if self.keep_alive else b"connection: close\r\n"
-        connection.transport.write(b"%b\r\n%b%b%b" % (line, own, closing, rest))
+        connection.transport.write(b"".join([status, *own, closing, answer]))
         self.response_complete = True
         if not self.keep_alive:
             connection.transport.close()

@@ -21,11 +21,11 @@ from app.telemetry.logs import request_id
 logger = logging.getLogger("imago.api")
 
 _OTHER_WAYS: Final = (b"multipart/form-data", b"application/json")
-_STATUS_LINES: Final = {status: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
+_STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 Headers = Iterable[tuple[bytes, bytes]]
-Respond = Callable[[bytes], None]
-"""Writes a whole answer but for the server's own headers, which it puts after the first line."""
+Respond = Callable[[bytes, bytes], None]
+"""Writes an answer: its first line, then headers and body; the server puts its own headers between."""
 
 
 class FastPath:
@@ -82,7 +82,7 @@ class Exchange:
         """Begin to answer; False where the picture is too large to be decoded here: nothing was begun."""
 
         def deliver(outcome: Prediction | Exception) -> None:
-            respond(self._answer(outcome))
+            respond(*self._answer(outcome))
 
         try:
             return self._servable.begin(body, self._call.options, self._deadline, deliver)
@@ -90,7 +90,7 @@ class Exchange:
             deliver(error)
             return True
 
-    def _answer(self, outcome: Prediction | Exception) -> bytes:
+    def _answer(self, outcome: Prediction | Exception) -> tuple[bytes, bytes]:
         record = self._record
         if isinstance(outcome, Exception):
             status, headers, body = problem_answer(self._known(outcome), record.id)
@@ -98,7 +98,7 @@ class Exchange:
             status, headers = 200, {"content-type": "application/json"}
             assert isinstance(outcome.answer, list)
             body = json_body(self._servable, outcome.answer)
-            record.stages = outcome.timings.stages()
+            record.timings = outcome.timings
         record.status = status
         seconds = self._edge.clock() - self._begun
         token = request_id.set(record.id)
@@ -106,7 +106,7 @@ class Exchange:
         request_id.reset(token)
         own = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
         rest = b"".join([b"%b: %b\r\n" % header for header in headers_for(record, seconds)])
-        return b"%bcontent-length: %d\r\n%b%b\r\n%b" % (_STATUS_LINES[HTTPStatus(status)], len(body), own, rest, body)
+        return _STATUS_LINES[status], b"content-length: %d\r\n%b%b\r\n%b" % (len(body), own, rest, body)
 
     def _known(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):

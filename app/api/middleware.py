@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem_response, refusal, status_of
 from app.errors import BodyTooLarge, CallerLeft, InternalError, ServiceError, UnsupportedEncoding
+from app.servable import Timings
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import Metrics
 
@@ -42,7 +43,7 @@ class Record:
     model: str = ""
     version: int | None = None
     status: int = 0
-    stages: dict[str, float] = field(default_factory=dict)
+    timings: Timings | None = None
 
     @classmethod
     def of(cls, headers: Headers) -> "Record":
@@ -50,11 +51,14 @@ class Record:
         given = headers.get(b"x-request-id", b"")
         return cls(given.decode("ascii") if _SAFE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}", headers)
 
-    def server_timing(self, total: float) -> str:
+    def server_timing(self, total: float) -> bytes:
         """`Server-Timing` (W3C): milliseconds of each stage."""
-        return ", ".join(
-            f"{name};dur={seconds * 1000:.2f}" for name, seconds in {**self.stages, "total": total}.items()
-        )
+        if self.timings is None:
+            return b"total;dur=%.2f" % (total * 1e3)
+        decode, queue, inference, encode = self.timings
+        return b"decode;dur=%.2f, queue;dur=%.2f, inference;dur=%.2f, encode;dur=%.2f, total;dur=%.2f" % (
+            decode * 1e3, queue * 1e3, inference * 1e3, encode * 1e3, total * 1e3
+        )  # fmt: skip
 
 
 def headers_read(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -175,7 +179,7 @@ def headers_for(record: Record, seconds: float) -> list[tuple[bytes, bytes]]:
     headers = [
         (b"x-request-id", record.id.encode()),
         (b"traceparent", _traceparent(record.headers.get(b"traceparent", b""))),
-        (b"server-timing", record.server_timing(seconds).encode()),
+        (b"server-timing", record.server_timing(seconds)),
         (b"x-content-type-options", b"nosniff"),
     ]
     if record.version is not None:

@@ -134,7 +134,7 @@ async def _answer(
 
     if len(pictures) <= 1:
         prediction = await predict(pictures[0] if pictures else None)
-        record.stages = prediction.timings.stages()
+        record.timings = prediction.timings
         return prediction.answer if isinstance(prediction.answer, bytes) else json_body(servable, prediction.answer)
     outcomes = await asyncio.gather(*map(predict, pictures), return_exceptions=True)
     return json_body(servable, [item for outcome in outcomes for item in _items(outcome, record)])
@@ -143,8 +143,7 @@ async def _answer(
 def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str, Any]]:
     """The results of one picture among several, or its error in their place."""
     if isinstance(outcome, Prediction) and isinstance(outcome.answer, list):
-        for stage, seconds in outcome.timings.stages().items():
-            record.stages[stage] = max(seconds, record.stages.get(stage, 0.0))
+        record.timings = outcome.timings.longest(record.timings)
         return outcome.answer
     if isinstance(outcome, ServiceError):
         return [{"error": problem(outcome, record.id)}]

@@ -14,6 +14,9 @@ from app.manifest import ImageInput, Manifest
 from app.tasks.base import EncodedImage, Graph, JsonObject, PictureTask, Prepared, TaskOptions, encoded
 from app.tensors import Tensor, Tensors
 
+_FEW = 64
+"""Classes that Python sorts sooner than numpy."""
+
 
 class ClassifyOptions(TaskOptions):
     """Options of `/classify`."""
@@ -71,11 +74,11 @@ class Classify(PictureTask[ClassifyOptions]):
     def interpret(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> list[JsonObject]:
         """The `top_k` labels of one row, and its heat map on request."""
         probabilities = outputs["probabilities"][0]
-        best = np.argsort(probabilities, kind="stable")[::-1][: options.top_k]
+        best = _best(probabilities, options.top_k)
         result: JsonObject = {
             "labels": [
-                {"label": self._label(index), "index": index, "probability": round(float(probabilities[index]), 6)}
-                for index in best.tolist()
+                {"label": self._label(index), "index": index, "probability": round(probability, 6)}
+                for index, probability in best
             ]
         }
         if options.explain and prepared.picture is not None:
@@ -96,6 +99,17 @@ class Classify(PictureTask[ClassifyOptions]):
             raise TypeError("a heat map is drawn over a picture")
         box = _box(prepared.picture, self.image_input)
         return encode_png(heat_overlay(prepared.picture.decode(), _heat(outputs["cam"]), box))
+
+
+def _best(probabilities: Tensor, count: int) -> list[tuple[int, float]]:
+    """Index and probability of the best classes; the lower index first where two are equal."""
+    if len(probabilities) <= _FEW:
+        values = probabilities.tolist()
+        return [
+            (index, values[index]) for index in sorted(range(len(values)), key=values.__getitem__, reverse=True)[:count]
+        ]
+    order = np.argsort(np.negative(probabilities, dtype=np.float32), kind="stable")[:count]
+    return list(zip(order.tolist(), probabilities[order].tolist(), strict=True))
 
 
 def _heat(cam: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
