@@ -83,8 +83,8 @@ def facts(section: Section) -> str:
 def open_loop(name: str, found: Sequence[Curve], figures: str) -> str:
     """Latency against load of one workload."""
     head = [
-        "server", "load, of its peak", "requests/s", "p50 ms", "p99 ms", "refused", "failed or too late", "sent late, p99 ms",
-        "cores of the client",
+        "server", "load, of its peak", "requests/s", "p50 ms", "p99 ms", "refused", "failed or too late",
+        "sent late, p99 ms", "cores of the client",
     ]  # fmt: skip
     body = [_level(curve.server, level) for curve in found for level in curve.levels]
     title = f"## {name}: latency against load, {found[0].arrivals} arrivals\n"
