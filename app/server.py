@@ -114,6 +114,34 @@ class _Connection(HttpToolsProtocol):
         super().__init__(**rest)
         self._fast_path = fast_path
         self._closed = closed
+        self._idle_since: float | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        super().on_message_begin()
+        self._idle_since = None
+
+    def on_short_response_complete(self) -> None:
+        """What `on_response_complete` does, but that one timer watches the connection for as long as it lives: one for
+        every answer, cancelled by the next request, costs as much as parsing that."""
+        if self.pipeline or self.transport.is_closing():
+            self.on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        self._idle_since = self.loop.time()
+        if self._idle_timer is None:
+            self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        self._idle_timer = None
+        if self._idle_since is None:
+            return  # a request is on its way; the end of its answer sets the timer
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time()
+        if left <= 0:
+            self.transport.close()
+        else:
+            self._idle_timer = self.loop.call_later(left, self._close_if_idle)
 
     def on_headers_complete(self) -> None:
         """Called by the parser: begin the request's cycle, the short one if it may take it and nothing waits before."""
@@ -133,6 +161,8 @@ class _Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
         super().connection_lost(exc)
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
         self._closed()
 
 
@@ -177,4 +207,4 @@ class _ShortCycle:
         self.response_complete = True
         if not self.keep_alive:
             connection.transport.close()
-        connection.on_response_complete()
+        connection.on_short_response_complete()
