@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import logging
 import socket
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +17,8 @@ from app.errors import InvalidSettings
 from app.processes.connections import Acceptor
 from app.processes.shared import Shared
 from app.settings import Settings
+
+logger = logging.getLogger("imago.processes")
 
 _ALLOCATIONS = 20_000
 """Container objects made before the collector looks through the young ones: some hundred requests. The default of 700
@@ -62,10 +65,12 @@ class Server(uvicorn.Server):
     """Serves an application on sockets that listen already: alone, or as one of the workers that share them."""
 
     def __init__(self, app: FastAPI, settings: Settings, shared: Shared | None = None, worker: int = 0) -> None:
-        closed = (lambda: None) if shared is None else partial(shared.connections.closed, worker)
+        self._closed: Callable[[], None] = lambda: None
+        if shared is not None:
+            self._closed = partial(shared.connections.closed, worker)
         config = uvicorn.Config(
             app,
-            http=cast(Any, partial(_Connection, app.state.fast_path, closed)),
+            http=cast(Any, partial(_Connection, app.state.fast_path, self._closed)),
             log_config=None,
             access_log=False,
             server_header=False,
@@ -93,6 +98,8 @@ class Server(uvicorn.Server):
         """Accept no more, then stop as uvicorn does."""
         if self._acceptor is not None:
             self._acceptor.stop()
+        if self._connecting:  # one that uvicorn does not know yet would not be told, and keep it waiting
+            await asyncio.wait(self._connecting)
         await super().shutdown(sockets)
 
     def _serve_connection(self, connection: socket.socket) -> None:
@@ -102,9 +109,15 @@ class Server(uvicorn.Server):
             )  # type: ignore[call-arg]
 
         loop = asyncio.get_running_loop()
-        serving = loop.create_task(loop.connect_accepted_socket(protocol, connection))
-        self._connecting.add(serving)
-        serving.add_done_callback(self._connecting.discard)
+        connecting = loop.create_task(loop.connect_accepted_socket(protocol, connection))
+        self._connecting.add(connecting)
+        connecting.add_done_callback(self._connected)
+
+    def _connected(self, connecting: "asyncio.Task[Any]") -> None:
+        self._connecting.discard(connecting)
+        if not connecting.cancelled() and (error := connecting.exception()) is not None:
+            logger.warning("a connection could not be served: %s", error)
+            self._closed()
 
 
 class _Connection(HttpToolsProtocol):

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 
 def send_socket(control: socket.socket, number: int, end: socket.socket) -> None:
-    """Hand a socket over, with a number from 0 to 255 that says what it is for. A child that is gone gets nothing."""
+    """Hand a socket over, with a number from 0 to 255 that says what it is for. A child that is gone gets nothing, and
+    where `control` does not block neither does one that never reads."""
     try:
         socket.send_fds(control, [bytes([number])], [end.fileno()])
     except OSError:
@@ -15,7 +16,7 @@ def send_socket(control: socket.socket, number: int, end: socket.socket) -> None
 
 class Control:
     """The child's end: calls `on_socket` for each socket that comes, and `on_closed` when the supervisor is gone or
-    has closed its end: the child is to stop."""
+    has closed its end: the child is to stop. So it is where there is no room for a socket that came."""
 
     def __init__(
         self, end: socket.socket, on_socket: Callable[[int, socket.socket], None], on_closed: Callable[[], None]
@@ -33,11 +34,10 @@ class Control:
             return
         except OSError:
             number, handles = b"", []
-        if not number:
+        if not (number and handles):  # a child that was not handed its socket would never talk to the other one
             asyncio.get_running_loop().remove_reader(self._end.fileno())
             self._on_closed()
             return
-        for handle in handles:
-            received = socket.socket(fileno=handle)
-            received.setblocking(False)
-            self._on_socket(number[0], received)
+        received = socket.socket(fileno=handles[0])
+        received.setblocking(False)
+        self._on_socket(number[0], received)

@@ -6,53 +6,69 @@ import socket
 from collections.abc import Callable
 from functools import partial
 
-from app.errors import NotReady, Overloaded, ServiceError
+from app.errors import InternalError, NotReady, Overloaded, ServiceError
 from app.processes.arena import ArenaFull
 from app.processes.control import Control
-from app.processes.link import Link, Message, connect
+from app.processes.link import Link, Message
 from app.processes.shared import Channel, Shared
 from app.processes.told import tell
 from app.repository.registry import Registry
-from app.scheduling.batcher import Batcher, Outcome, Ticket
+from app.scheduling.batcher import Batcher, Finished, Outcome, Ticket
 
 logger = logging.getLogger("imago.processes")
 
 
 class Worker:
-    """One worker as the engine sees it."""
+    """One worker as the engine sees it: a place that one process after the other takes."""
 
     def __init__(self, engine: "Engine", channel: Channel) -> None:
         self._engine = engine
         self._channel = channel
         self._link: Link | None = None
+        self._newest: socket.socket | None = None
         self._tickets: dict[int, tuple[Batcher, Ticket]] = {}
-        channel.answers.clear()
+        self._idle = asyncio.Event()
 
     async def connect(self, end: socket.socket) -> None:
-        """Talk to the worker at the other end."""
-        self._link = await connect(end, self._receive, self.lose)
+        """Talk to the process at the other end, once no batch reads memory that its predecessor filled."""
+        self._newest = end
+        self._lose(self._link)
+        await self._idle.wait()
+        if self._newest is not end:  # it is gone, too
+            end.close()
+            return
+        self._channel.answers.clear()
+        link = self._link = Link(self._receive, lambda: self._lose(link))
+        self.tell(self._engine.models())
+        await link.open(end)
 
     def tell(self, message: Message) -> None:
-        """Send a message, if the worker is still there."""
+        """Send a message, if there is somebody to read it."""
         if self._link is not None:
             self._link.send(message)
 
-    def lose(self) -> None:
-        """The worker is gone, or replaced: nobody reads its answers."""
-        link, self._link = self._link, None
-        tickets, self._tickets = self._tickets, {}
-        for batcher, ticket in tickets.values():
-            batcher.drop(ticket)
+    def _lose(self, link: Link | None) -> None:
+        """The process at the other end is gone, or replaced: nobody reads its answers."""
+        if link is not self._link:
+            return
+        self._link = None
+        for number in list(self._tickets):
+            self._drop(number)
+        self._idle.clear()
+        self._note_idle()
         if link is not None:
             link.close()
+
+    def _note_idle(self) -> None:
+        if not self._tickets:
+            self._idle.set()
 
     def _receive(self, message: Message) -> None:
         match message["op"]:
             case "run":
                 self._run(message)
-            case "cancel" if (known := self._tickets.pop(message["id"], None)) is not None:
-                known[0].drop(known[1])
-                self._refuse(message["id"], NotReady("The caller left."))
+            case "cancel" if message["id"] in self._tickets:
+                self._drop(message["id"])
             case "read":
                 self._channel.answers.give_back(message["places"])
 
@@ -61,31 +77,50 @@ class Worker:
         try:
             batcher = self._engine.batcher(key)
             tensors = self._channel.jobs.read(message["in"])
-            deliver = partial(self._answer, number, key)
+            deliver = partial(self._answer, number)
             ticket = batcher.enqueue(tensors, message["rows"], message["deadline"], deliver)
-        except ServiceError as error:
+        except Exception as error:  # whatever it is, a caller waits for an answer
             self._refuse(number, error)
             return
         self._tickets[number] = batcher, ticket
-        self._engine.write_load(key, batcher)
+        self._engine.write_load(batcher)
 
-    def _answer(self, number: int, key: str, outcome: Outcome) -> None:
+    def _drop(self, number: int) -> None:
+        """Forget a job that waits. One that runs is left to end: a batch reads its tensors, and the worker may write
+        others to their place once it has an answer."""
+        batcher, ticket = self._tickets[number]
+        if ticket.queued:
+            del self._tickets[number]
+            batcher.drop(ticket)
+            self._engine.write_load(batcher)
+            self._refuse(number, NotReady("The caller left."))
+
+    def _answer(self, number: int, outcome: Outcome) -> None:
         batcher, _ = self._tickets.pop(number)
-        self._engine.write_load(key, batcher)
-        if isinstance(outcome, Exception):
+        self._engine.write_load(batcher)
+        if self._link is None:
+            self._note_idle()
+        elif isinstance(outcome, Exception):
             self._refuse(number, outcome)
-            return
+        else:
+            self._send_rows(number, outcome)
+
+    def _send_rows(self, number: int, finished: Finished) -> None:
         try:
-            places = self._channel.answers.write(outcome.tensors)
+            places = self._channel.answers.write(finished.tensors)
         except ArenaFull:
             self._refuse(number, Overloaded(retry_after=1.0))
             return
-        queued, ran = outcome.queue_seconds, outcome.run_seconds
+        except Exception as error:
+            self._refuse(number, error)
+            return
+        queued, ran = finished.queue_seconds, finished.run_seconds
         self.tell({"op": "done", "id": number, "out": places, "queued": queued, "ran": ran})
 
     def _refuse(self, number: int, error: Exception) -> None:
         if not isinstance(error, ServiceError):
-            raise error
+            logger.error("job %d of a worker could not be run", number, exc_info=error)
+            error = InternalError()
         told = {"error": error.code, "detail": error.detail, "retry_after": getattr(error, "retry_after", 0.0)}
         self.tell({"op": "failed", "id": number, **told})
 
@@ -101,14 +136,24 @@ class Engine:
         self._places: dict[str, int] = {}
         self._telling: asyncio.Handle | None = None
         self._connecting: set[asyncio.Task[None]] = set()
+        shared.loads.clear()
         registry.on_change = self._changed
 
     async def run(self, control: socket.socket) -> None:
-        """Serve the workers until the supervisor closes its end."""
+        """Serve the workers until the supervisor closes its end.
+
+        Raises:
+            InvalidSettings: the models cannot be looked for.
+        """
+        for listener in self._shared.listeners:
+            listener.close()  # it accepts nothing, and a port is free once nobody holds it
         stop = asyncio.Event()
         Control(control, self._introduce, stop.set)
-        loading = asyncio.create_task(self._load())
-        await stop.wait()
+        loading, stopping = asyncio.create_task(self._load()), asyncio.create_task(stop.wait())
+        await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        await stopping
         loading.cancel()
         await self._registry.close()
 
@@ -124,21 +169,15 @@ class Engine:
             raise NotReady(f"Model {key} is not loaded: retry.")
         return jobs
 
-    def write_load(self, key: str, batcher: Batcher) -> None:
+    def write_load(self, batcher: Batcher) -> None:
         """Write down how long a queue is."""
         lane = batcher.lane
-        self._shared.loads.write(self._places[key], lane.waiting, lane.expected(0), lane.row_seconds)
+        self._shared.loads.write(self._place(batcher.name), lane.waiting, lane.expected(0), lane.row_seconds)
 
     def _introduce(self, number: int, end: socket.socket) -> None:
-        if number in self._workers:
-            self._workers[number].lose()
-        worker = self._workers[number] = Worker(self, self._shared.channels[number])
-
-        async def begin() -> None:
-            await worker.connect(end)
-            worker.tell(self._models())
-
-        task = asyncio.create_task(begin())
+        if number not in self._workers:
+            self._workers[number] = Worker(self, self._shared.channels[number])
+        task = asyncio.create_task(self._workers[number].connect(end))
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
@@ -149,13 +188,15 @@ class Engine:
 
     def _tell(self) -> None:
         self._telling = None
-        message = self._models()
+        message = self.models()
         for worker in self._workers.values():
             worker.tell(message)
 
-    def _models(self) -> Message:
-        entries = []
-        for entry in self._registry.entries():
-            place = self._places.setdefault(str(entry), len(self._places) % self._shared.loads.models)
-            entries.append(tell(entry, place))
+    def models(self) -> Message:
+        """What workers are told: every version, and whether all were tried."""
+        entries = [tell(entry, self._place(str(entry))) for entry in self._registry.entries()]
         return {"op": "models", "entries": entries, "settled": self._registry.settled.is_set()}
+
+    def _place(self, key: str) -> int:
+        """The row of a version in the table of loads."""
+        return self._places.setdefault(key, len(self._places) % self._shared.loads.models)

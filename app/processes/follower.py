@@ -8,17 +8,20 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from app.errors import NotReady
+from app.errors import InvalidSettings
 from app.manifest import Manifest, ServingConfig
 from app.processes.control import Control
 from app.processes.link import Message
 from app.processes.remote import Messenger, RemoteJobs
 from app.processes.shared import Shared
 from app.processes.told import Told, heard
-from app.repository.registry import Registry
+from app.repository.registry import Entry, Registry
 from app.servable import Resources, Servable, build, open_servable
 
 logger = logging.getLogger("imago.processes")
+
+_RETRY = 1.0
+"""Seconds until a folder of models that could not be read is read again."""
 
 
 class Follower:
@@ -26,11 +29,15 @@ class Follower:
 
     def __init__(self, number: int, shared: Shared, resources: Resources) -> None:
         channel = shared.channels[number]
+        self._number = number
+        self._connections = shared.connections
         self._loads = shared.loads
         self._resources = resources
         self._messenger = Messenger(channel.jobs, channel.answers, self._heard, self._engine_lost)
         self._told: dict[tuple[str, int], Told] = {}
-        self._news: asyncio.Queue[Message] = asyncio.Queue()
+        self._latest: Message | None = None
+        """What the engine told last: each message tells of everything."""
+        self._news = asyncio.Event()
         self._registry: Registry | None = None
 
     async def follow(self, registry: Registry, control: socket.socket, stop: Callable[[], None]) -> None:
@@ -44,19 +51,18 @@ class Follower:
             task.add_done_callback(connecting.discard)
 
         Control(control, introduce, stop)
-        while True:
-            await self._apply(registry, await self._news.get())
+        while await self._news.wait():
+            self._news.clear()
+            if self._latest is not None:
+                await self._apply(registry, self._latest)
 
     async def open(self, folder: Path, manifest: Manifest, serving: ServingConfig) -> Servable:
         """Make the servable of a version that the engine told of.
 
         Raises:
-            NotReady: the engine lost it meanwhile.
             InvalidModel, BackendMissing: as `open_servable`.
         """
         told = self._told[manifest.name, manifest.version]
-        if told["running"] is None:
-            raise NotReady("The engine lost this version.")
         running = heard(told)
         if running.inline:  # one thread each: the workers are as many as the cores
             plan = replace(running.plan, threads=1, lone_threads=1)
@@ -67,24 +73,43 @@ class Follower:
         jobs = RemoteJobs(self._messenger, key, told["place"], self._loads, limit, metrics, time.monotonic)
         return build(folder, manifest, running, jobs, self._resources)
 
-    def _heard(self, message: Message) -> None:
-        self._news.put_nowait(message)
+    def _heard(self, message: Message | None) -> None:
+        self._latest = message
+        self._news.set()
 
     async def _apply(self, registry: Registry, message: Message) -> None:
-        registry.look()
+        """Do as the engine did, unless it tells of something newer meanwhile, or is gone."""
+        try:
+            registry.look()
+        except InvalidSettings as error:
+            logger.error("%s", error.detail)
+            asyncio.get_running_loop().call_later(_RETRY, self._news.set)
+            return
         for told in message["entries"]:
-            key = told["name"], told["version"]
-            self._told[key] = told
-            if told["state"] == "ready":
-                await registry.load(*key)
-            else:
-                registry.note(*key, told["state"], told["reason"])
-        if message["settled"]:
+            if self._latest is not message:
+                return
+            await self._copy(registry, told)
+        if message["settled"] and self._latest is message:
             registry.settle()
+            self._connections.ready(self._number)
+
+    async def _copy(self, registry: Registry, told: Told) -> None:
+        """Bring one version to the state that it has in the engine."""
+        key = told["name"], told["version"]
+        self._told[key] = told
+        if told["state"] == "ready":
+            await registry.load(*key)
+        elif not _runs_here(registry.find("{}/{}".format(*key))):  # what does answers on while an engine begins anew
+            registry.note(*key, told["state"], told["reason"])
 
     def _engine_lost(self) -> None:
         """Models that live there wait for its successor; those that live here answer on."""
+        self._latest = None
         if self._registry is not None:
             for entry in self._registry.entries():
-                if entry.servable is not None and isinstance(entry.servable.jobs, RemoteJobs):
+                if entry.servable is not None and not _runs_here(entry):
                     self._registry.note(entry.name, entry.version, "loading", "")
+
+
+def _runs_here(entry: Entry | None) -> bool:
+    return entry is not None and entry.servable is not None and not isinstance(entry.servable.jobs, RemoteJobs)

@@ -1,11 +1,14 @@
 """Short messages between two processes, in order, over a connected pair of Unix sockets."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 from typing import Any, cast
 
 import orjson
+
+logger = logging.getLogger("imago.processes")
 
 Message = dict[str, Any]
 _LENGTH = 4
@@ -19,54 +22,65 @@ class Link(asyncio.Protocol):
         self._on_closed = on_closed
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
+        self._over = False
         self._received = bytearray()
         self._sending: list[bytes] = []
 
+    async def open(self, end: socket.socket) -> None:
+        """Use one end of a socket pair; what was sent before goes out now."""
+        await self._loop.create_unix_connection(lambda: self, sock=end)
+
     def send(self, message: Message) -> None:
         """Send a message, or drop it where the other end is gone: `on_closed` tells."""
+        if self._over:
+            return
+        body = orjson.dumps(message)
         if not self._sending:
             self._loop.call_soon(self._flush)
-        body = orjson.dumps(message)
         self._sending += [len(body).to_bytes(_LENGTH, "little"), body]
 
     def close(self) -> None:
-        """Send what waits, and close."""
+        """Send what waits, and close; nothing is received any more."""
         self._flush()
+        self._over = True
         if self._transport is not None:
             self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Called by the loop."""
         self._transport = cast(asyncio.Transport, transport)  # what uvloop passes is one in behaviour, not by class
+        if self._over:
+            transport.close()
+        else:
+            self._flush()
 
     def data_received(self, data: bytes) -> None:
         """Called by the loop: hand over every message that is complete."""
+        if self._over:
+            return
         self._received += data
         start, received = 0, self._received
         while len(received) - start >= _LENGTH:
             end = start + _LENGTH + int.from_bytes(received[start : start + _LENGTH], "little")
             if len(received) < end:
                 break
-            message = orjson.loads(received[start + _LENGTH : end])
+            self._hand_over(received[start + _LENGTH : end])
             start = end
-            self._on_message(message)
         del received[:start]
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Called by the loop."""
-        self._transport = None
+        self._over, self._transport = True, None
+        self._sending.clear()
         self._on_closed()
 
+    def _hand_over(self, body: bytearray) -> None:
+        try:
+            self._on_message(orjson.loads(body))
+        except Exception:  # a message that cannot be handled must not end the link that all others take
+            logger.exception("a message of %d bytes could not be handled", len(body))
+
     def _flush(self) -> None:
-        waiting, self._sending = self._sending, []
-        if self._transport is not None and waiting:
+        if self._transport is not None and self._sending:
+            waiting, self._sending = self._sending, []
             self._transport.write(b"".join(waiting))
-
-
-async def connect(
-    end: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None] = lambda: None
-) -> Link:
-    """Make a link of one end of a socket pair."""
-    loop = asyncio.get_running_loop()
-    _, link = await loop.create_unix_connection(lambda: Link(on_message, on_closed), sock=end)
-    return link

@@ -14,6 +14,11 @@ class Loads:
         self._cells = memoryview(mmap.mmap(-1, models * _NUMBERS * 8)).cast("d")
         self.models = models
 
+    def clear(self) -> None:
+        """Nothing waits: called by an engine that begins, lest workers refuse for the queues of its predecessor."""
+        for cell in range(len(self._cells)):
+            self._cells[cell] = 0.0
+
     def write(self, place: int, waiting: int, expected: float, row_seconds: float) -> None:
         """Write down the queue of one model: its rows, and the seconds that no more and each further row would take."""
         start = place * _NUMBERS

@@ -4,13 +4,14 @@ import asyncio
 import itertools
 import logging
 import socket
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
-from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded, ServiceError
+from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotReady, Overloaded, ServiceError
 from app.processes.arena import Arena, ArenaFull, Place
-from app.processes.link import Link, Message, connect
+from app.processes.link import Link, Message
 from app.processes.loads import Loads
 from app.scheduling.batcher import Finished
 from app.telemetry.metrics import ModelMetrics
@@ -19,12 +20,15 @@ from app.tensors import Tensors
 logger = logging.getLogger("imago.processes")
 
 _AWAY = "The engine is being restarted: retry."
+_LATEST = sys.float_info.max
+"""JSON knows no infinity: a deadline that never comes."""
 
 ERRORS: Mapping[str, Callable[[Message], ServiceError]] = {
     Overloaded.code: lambda told: Overloaded(told["retry_after"]),
     NotReady.code: lambda told: NotReady(told["detail"], told["retry_after"]),
     DeadlineExceeded.code: lambda told: DeadlineExceeded(),
     InferenceFailed.code: lambda told: InferenceFailed(),
+    InternalError.code: lambda told: InternalError(),
 }
 """What a job may be refused with in the engine, made again from what is told of it."""
 
@@ -34,7 +38,7 @@ class _Sent:
     """A job on its way."""
 
     future: "asyncio.Future[Finished]"
-    places: list[Place] = field(default_factory=list)
+    places: list[Place]
 
 
 class Messenger:
@@ -57,25 +61,27 @@ class Messenger:
 
     async def connect(self, end: socket.socket) -> None:
         """Talk to the engine at the other end of this socket from now on."""
-        self._link = await connect(end, self._receive, self._lost)
+        if self._link is not None:
+            self._link.close()
+            self._lose(self._link)
+        link = self._link = Link(self._receive, lambda: self._lose(link))
+        await link.open(end)
 
     async def run(self, key: str, tensors: Tensors, rows: int, deadline: float) -> Finished:
         """Send one job of a model and return its rows. Cancelling the caller drops the job.
 
         Raises:
             NotReady: there is no engine now, or it went away.
-            Overloaded: there is no room for the tensors, or the engine refuses.
-            DeadlineExceeded, InferenceFailed: as `Batcher.submit`.
+            ArenaFull: there is no room for the tensors.
+            DeadlineExceeded, InferenceFailed, InternalError, Overloaded: from the engine, as `Batcher.submit`.
         """
         if self._link is None:
             raise NotReady(_AWAY)
-        try:
-            places = self._jobs.write(tensors)
-        except ArenaFull:
-            raise Overloaded(retry_after=1.0) from None
+        places = self._jobs.write(tensors)
         number = next(self._ids)
         sent = self._sent[number] = _Sent(asyncio.get_running_loop().create_future(), places)
-        self._link.send({"op": "run", "id": number, "key": key, "rows": rows, "deadline": deadline, "in": places})
+        latest = min(deadline, _LATEST)
+        self._link.send({"op": "run", "id": number, "key": key, "rows": rows, "deadline": latest, "in": places})
         try:
             return await sent.future
         except asyncio.CancelledError:
@@ -109,10 +115,13 @@ class Messenger:
         if self._link is not None:
             self._link.send({"op": "read", "places": read})
 
-    def _lost(self) -> None:
+    def _lose(self, link: Link) -> None:
+        """The engine at the other end of a link is gone."""
+        if link is not self._link:
+            return  # its successor is known already
         self._link = None
         logger.error("the engine went away with %d jobs of this worker", len(self._sent))
-        lost, self._sent = self._sent, {}
+        lost, self._sent, self._read = self._sent, {}, []
         for sent in lost.values():
             self._jobs.give_back(sent.places)
             if not sent.future.done():
@@ -153,8 +162,17 @@ class RemoteJobs:
             raise Overloaded(retry_after=wait)
 
     async def submit(self, tensors: Tensors, rows: int, deadline: float) -> Finished:
-        """Run one job in the engine; raises as `Messenger.run`."""
-        return await self._run(tensors, rows, deadline)
+        """Run one job in the engine.
+
+        Raises:
+            Overloaded: there is no room for the tensors, or the engine refuses.
+            ServiceError: as `Messenger.run`.
+        """
+        try:
+            return await self._run(tensors, rows, deadline)
+        except ArenaFull:
+            self._metrics.rejected.inc()
+            raise Overloaded(retry_after=1.0) from None
 
     async def close(self) -> None:
         """Nothing is kept here: the engine answers what it accepted."""

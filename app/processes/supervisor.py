@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 from app.processes.control import send_socket
 from app.processes.shared import Shared
@@ -24,6 +25,7 @@ _GRACE = 5.0
 _SHORT_LIFE = 5.0
 """A child that ended sooner waits before it is started again: twice as long each time, from 0.1 to 10 seconds."""
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
+_HEEDED = (*_STOPPING, signal.SIGCHLD)
 
 
 @dataclass
@@ -36,7 +38,7 @@ class Child:
     begun: float
 
     def __str__(self) -> str:
-        return "the engine" if self.number == _ENGINE else f"worker {self.number}"
+        return _name(self.number)
 
 
 class Supervisor:
@@ -56,7 +58,9 @@ class Supervisor:
         self._children: dict[int, Child] = {}
         self._due: dict[int, float] = {}
         self._delays: dict[int, float] = {}
-        self._stopping_since: float | None = None
+        self._until: float | None = None
+        """Once it stops: when those are killed that have not ended."""
+        self._asked = False
         self._status = 0
 
     def __repr__(self) -> str:
@@ -67,18 +71,19 @@ class Supervisor:
         wake, waker = socket.socketpair()
         for end in (wake, waker):
             end.setblocking(False)
-        for asked in (*_STOPPING, signal.SIGCHLD):
-            signal.signal(asked, lambda *_: None)
-        signal.set_wakeup_fd(waker.fileno())
-        for number in (_ENGINE, *range(self._shared.workers)):
-            self._start(number)
-        while self._children or self._due:
-            select.select([wake], [], [], self._patience())
-            self._heed(wake)
-            self._reap()
+        for heeded in _HEEDED:
+            signal.signal(heeded, lambda *_: None)
+        signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
+        with wake, waker:
+            self._due = dict.fromkeys((_ENGINE, *range(self._shared.workers)), 0.0)
             self._start_due()
-            self._press()
-        signal.set_wakeup_fd(-1)
+            while self._children or self._due:
+                select.select([wake], [], [], self._patience())
+                self._heed(wake)
+                self._reap()
+                self._start_due()
+                self._press()
+            signal.set_wakeup_fd(-1)
         return self._status
 
     def _heed(self, wake: socket.socket) -> None:
@@ -87,52 +92,82 @@ class Supervisor:
         except BlockingIOError:
             return
         if came & set(_STOPPING):
-            if self._stopping_since is not None:
+            if self._asked:
                 self._signal(signal.SIGKILL)  # asked twice: at once
+            self._asked = True
             self._stop()
 
     def _stop(self) -> None:
         """Workers answer what they accepted; the engine stays until the last of them has ended."""
-        if self._stopping_since is None:
-            self._stopping_since = time.monotonic()
+        now = time.monotonic()
+        if self._until is None:
+            self._until = now + self._drain_seconds + _GRACE
+            for listener in self._shared.listeners:
+                listener.close()  # whoever comes now is refused, and does not wait for nobody
+            self._signal(signal.SIGTERM, workers_only=True)
         self._due.clear()
-        self._signal(signal.SIGTERM, workers_only=True)
-        if _ENGINE in self._children and len(self._children) == 1:
+        if self._children.keys() == {_ENGINE}:
             self._children[_ENGINE].control.close()
+            self._until = min(self._until, now + _GRACE)
 
     def _press(self) -> None:
         """Kill what has not ended long after it should have."""
-        since = self._stopping_since
-        if since is not None and time.monotonic() > since + self._drain_seconds + _GRACE:
+        if self._until is not None and time.monotonic() > self._until:
             self._signal(signal.SIGKILL)
 
-    def _signal(self, number: signal.Signals, workers_only: bool = False) -> None:
+    def _signal(self, number: int, workers_only: bool = False) -> None:
         for child in self._children.values():
             if child.number != _ENGINE or not workers_only:
                 os.kill(child.pid, number)
 
     def _patience(self) -> float | None:
         """Seconds until something is due without a signal."""
-        if self._stopping_since is not None:
+        if self._until is not None:
             return 0.5
         return max(0.0, min(self._due.values()) - time.monotonic()) if self._due else None
 
+    def _start_due(self) -> None:
+        for number, due in list(self._due.items()):
+            if due <= time.monotonic():
+                del self._due[number]
+                self._start(number)
+
     def _start(self, number: int) -> None:
-        ours, theirs = socket.socketpair()
-        pid = os.fork()
-        if pid == 0:
-            ours.close()
-            self._become(number, theirs)
-        theirs.close()
-        self._children[number] = Child(number, pid, ours, time.monotonic())
+        try:
+            pid, control = self._fork(number)
+        except OSError as error:
+            logger.error("%s cannot be started: %s", _name(number), error.strerror)
+            self._start_later(number)
+            return
+        self._children[number] = Child(number, pid, control, time.monotonic())
         self._introduce(number)
 
-    def _become(self, number: int, control: socket.socket) -> None:
+    def _fork(self, number: int) -> tuple[int, socket.socket]:
+        """The id of a new process, and this end of the socket that ties it to here."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        with theirs:
+            signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)  # what the child gets is not for the handlers of here
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    ours.close()
+                    self._become(number, theirs)
+            except OSError:
+                ours.close()
+                raise
+            finally:
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+        return pid, ours
+
+    def _become(self, number: int, control: socket.socket) -> NoReturn:
         """In the child: run, and never return."""
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for heeded in _HEEDED:
+                signal.signal(heeded, signal.SIG_DFL)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
             os.setpgid(0, 0)  # Ctrl-C reaches the supervisor alone, which stops them in order
             for other in self._children.values():
                 other.control.close()
@@ -144,11 +179,9 @@ class Supervisor:
         except SystemExit as ended:
             status = ended.code if isinstance(ended.code, int) else 1
         except BaseException:
-            logger.exception("%s failed", "the engine" if number == _ENGINE else f"worker {number}")
+            logger.exception("%s failed", _name(number))
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(status)
+            _leave(status)
 
     def _introduce(self, number: int) -> None:
         """Connect a new worker with the engine, or a new engine with every worker."""
@@ -176,22 +209,38 @@ class Supervisor:
         del self._children[child.number]
         if child.number != _ENGINE:
             self._shared.connections.end(child.number)
-        if self._stopping_since is not None:
-            self._stop()
-            return
-        if status == REFUSED:
+        if status == REFUSED and self._until is None:
             self._status = REFUSED
             self._stop()
-            return
-        lived = time.monotonic() - child.begun
-        delay = 0.0 if lived > _SHORT_LIFE else min(10.0, max(0.1, 2 * self._delays.get(child.number, 0.0)))
-        self._delays[child.number] = delay
-        self._due[child.number] = time.monotonic() + delay
-        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
-        logger.error("%s %s after %.0f s; starting it again", child, how, lived)
+        elif self._until is not None:
+            self._stop()
+        else:
+            self._restart(child, status)
 
-    def _start_due(self) -> None:
-        for number, due in list(self._due.items()):
-            if due <= time.monotonic():
-                del self._due[number]
-                self._start(number)
+    def _restart(self, child: Child, status: int) -> None:
+        lived = time.monotonic() - child.begun
+        how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
+        delay = self._start_later(child.number, lived)
+        logger.error("%s %s after %.0f s; it is started again in %.1f s", child, how, lived, delay)
+
+    def _start_later(self, number: int, lived: float = 0.0) -> float:
+        """Start a child again, at once where the last one lived long: the seconds until then."""
+        delay = 0.0 if lived > _SHORT_LIFE else min(10.0, max(0.1, 2 * self._delays.get(number, 0.0)))
+        self._delays[number] = delay
+        self._due[number] = time.monotonic() + delay
+        return delay
+
+
+def _name(number: int) -> str:
+    return "the engine" if number == _ENGINE else f"worker {number}"
+
+
+def _leave(status: int) -> NoReturn:
+    """End this process as it is: what its parent would do at its end is left to the parent."""
+    try:
+        for asked in _STOPPING:
+            signal.signal(asked, signal.SIG_IGN)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
