@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NoReturn
 
 from app.errors import ImagoError, InvalidModel, ModelNotFound, NotReady, WrongTask
-from app.manifest import Manifest, ServingConfig, read_manifest
+from app.manifest import GRAPH, Manifest, ServingConfig, read_manifest
 from app.repository.store import ModelFolder, scan
 from app.servable import Servable
 
@@ -70,12 +70,13 @@ class Registry:
         return self._entries.get(name, {}).get(int(version))
 
     async def load_all(self) -> None:
-        """Open every version that its operator chose, one after the other; what fails is kept with its reason.
+        """Open every version that its operator chose, one after the other, the smallest models first: most can answer
+        before the largest is measured. What fails is kept with its reason.
 
         Raises:
             InvalidSettings: the root is no folder.
         """
-        for name, folder in self.look().items():
+        for name, folder in sorted(self.look().items(), key=_weight):
             try:
                 chosen = _usable(folder).chosen()
             except InvalidModel as error:
@@ -209,6 +210,13 @@ class Registry:
         for kind, name in self._defaults.items():
             if name not in self._entries:
                 logger.error("default model %r for %r is not below %s", name, kind, self.root)
+
+
+def _weight(found: tuple[str, ModelFolder | InvalidModel]) -> int:
+    """Bytes of a model's newest graph."""
+    folder = found[1]
+    graph = None if isinstance(folder, InvalidModel) else folder.version_path(folder.versions[-1]) / GRAPH
+    return graph.stat().st_size if graph is not None and graph.is_file() else 0
 
 
 def _usable(folder: ModelFolder | InvalidModel) -> ModelFolder:
