@@ -70,13 +70,13 @@ class Registry:
         return self._entries.get(name, {}).get(int(version))
 
     async def load_all(self) -> None:
-        """Open every version that its operator chose, one after the other, the smallest models first: most can answer
-        before the largest is measured. What fails is kept with its reason.
+        """Open every version that its operator chose, one after the other, the quickest models first: most can answer
+        before the slowest is measured. What fails is kept with its reason.
 
         Raises:
             InvalidSettings: the root is no folder.
         """
-        for name, folder in sorted(self.look().items(), key=_weight):
+        for name, folder in sorted(self.look().items(), key=_work):
             try:
                 chosen = _usable(folder).chosen()
             except InvalidModel as error:
@@ -212,11 +212,15 @@ class Registry:
                 logger.error("default model %r for %r is not below %s", name, kind, self.root)
 
 
-def _weight(found: tuple[str, ModelFolder | InvalidModel]) -> int:
-    """Bytes of a model's newest graph."""
+def _work(found: tuple[str, ModelFolder | InvalidModel]) -> int:
+    """What a row of a model's newest version costs, roughly: a convolution uses each weight once for each pixel."""
     folder = found[1]
-    graph = None if isinstance(folder, InvalidModel) else folder.version_path(folder.versions[-1]) / GRAPH
-    return graph.stat().st_size if graph is not None and graph.is_file() else 0
+    try:
+        manifest = read_manifest(_usable(folder).version_path(_usable(folder).versions[-1]))
+    except InvalidModel:
+        return 0
+    pixels = manifest.image.width * manifest.image.height if manifest.image else 1
+    return manifest.files[GRAPH].bytes * pixels if GRAPH in manifest.files else 0
 
 
 def _usable(folder: ModelFolder | InvalidModel) -> ModelFolder:
