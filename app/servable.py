@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -16,7 +17,7 @@ from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verif
 from app.runtime import Device, Session, open_session
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
-from app.scheduling.batcher import Batcher, Finished, Outcome, Sessions, Ticket
+from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
@@ -28,9 +29,9 @@ INLINE_SIZE = 128 * 128
 costs two hops to a thread and back (83 us against 40 us, `benchmarks/decode_hop.py` on two shared cores), and a thread
 would add one. Bytes count because a file of few pixels may have a header that takes seconds to read."""
 
-INLINE_ROW_SECONDS = 0.001
-"""A model that takes no longer for a row runs on the event loop's thread: a hop to another process and back costs a
-tenth of that, and batches form while it runs."""
+INLINE_ROW_SECONDS = 0.0025
+"""A model that takes no longer for a row runs on the event loop's thread: the way to another process and back costs
+both of them a tenth of that, and batches form while it runs."""
 INLINE_BATCH_SECONDS = 0.004
 """Longest batch there: for so long probes, metrics and other models wait."""
 
@@ -105,6 +106,9 @@ class Jobs(Protocol):
     async def submit(self, tensors: Tensors, rows: int, deadline: float) -> Finished:
         """Wait for one job's turn and return its rows; raises as `Batcher.submit`."""
 
+    def start(self, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
+        """`submit` without a coroutine; raises as `Batcher.start`."""
+
     async def close(self) -> None:
         """Answer what was accepted and take nothing more."""
 
@@ -160,33 +164,46 @@ class Servable:
 
     def begin(
         self, data: bytes, options: TaskOptions, deadline: float, deliver: Callable[[Prediction | Exception], None]
-    ) -> bool:
-        """`predict` without a coroutine, for a small picture and an inline model: `deliver` gets what it returns or
-        raises after. False where the picture is too large for the event loop's thread: nothing was begun.
+    ) -> Drop | None:
+        """`predict` without a coroutine, for a small picture: `deliver` gets what it returns or raises after. Returns
+        what drops the call again; None, and nothing was begun, where the picture is too large for the loop's thread.
 
         Raises:
             ServiceError: the picture, the options or the queue refuse.
         """
-        assert isinstance(self.jobs, Batcher)
+        self.jobs.admit(1, deadline)
         begun = self._clock()
         picture = self._decoder.open(data)
         if picture.pixels > INLINE_SIZE:
-            return False
+            return None
         options = self.task.settle(options)
         prepared = self.task.prepare(picture, options)
-        spent = self._clock() - begun
+        decode = self._clock() - begun
 
         def finish(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
                 deliver(outcome)
                 return
-            inferred = self._clock()
-            answer = self.task.interpret(outcome.tensors, prepared, options)
-            queued, ran = outcome.queue_seconds, outcome.run_seconds
-            deliver(Prediction(answer, self._observed(spent, queued, ran, self._clock() - inferred)))
+            conclude = partial(self._conclude, outcome, prepared, options, decode)
+            if max(array.size for array in outcome.tensors.values()) <= INLINE_SIZE:
+                deliver(conclude())
+                return
+            loop = asyncio.get_running_loop()
+            concluding = self._pool.submit(conclude)
+            concluding.add_done_callback(lambda done: loop.call_soon_threadsafe(deliver, done.result()))
 
-        self.jobs.enqueue(prepared.tensors, 1, deadline, finish)
-        return True
+        return self.jobs.start(prepared.tensors, 1, deadline, finish)
+
+    def _conclude(
+        self, finished: Finished, prepared: Prepared, options: TaskOptions, decode: float
+    ) -> Prediction | Exception:
+        begun = self._clock()
+        try:
+            answer = self.task.interpret(finished.tensors, prepared, options)
+        except Exception as error:  # for whoever waits: it may have been raised in a thread
+            return error
+        queue, inference = finished.queue_seconds, finished.run_seconds
+        return Prediction(answer, self._observed(decode, queue, inference, self._clock() - begun))
 
     def _observed(self, decode: float, queue: float, inference: float, encode: float) -> Timings:
         self._metrics.decode.observe(decode)

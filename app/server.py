@@ -195,12 +195,14 @@ class _ShortCycle:
         self._long_way = long_way
 
     def set(self) -> None:
-        """Begin once the body is whole."""
-        if self.more_body or self.disconnected or self.response_complete:
-            return
-        body = bytes(self.body)
-        if not self._exchange.begin(body, self._respond):
+        """Begin once the body is whole; give up when the caller is gone."""
+        if self.disconnected:
+            self._exchange.leave()
+        elif not (self.more_body or self.response_complete or self._begun()):
             self._go_the_long_way()
+
+    def _begun(self) -> bool:
+        return self._exchange.begin(bytes(self.body), self._respond)
 
     def _go_the_long_way(self) -> None:
         """Give the request to the application after all, with the body that came."""

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "repository": FLOOR | {"servable"},
     "processes": FLOOR | {"telemetry", "scheduling", "runtime", "servable", "repository"},
     "server": {"errors", "settings", "processes", "api"},
-    "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "servable", "repository"},
+    "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository"},
     "flags": {"settings"},
 }
 JOINS = {"main", "__main__", "__init__"}

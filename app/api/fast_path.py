@@ -1,4 +1,4 @@
-"""The short way of the commonest request: one small picture in the body, for a small model that runs here.
+"""The short way of the commonest request: one small picture in the body, its answer in JSON.
 
 What it leaves out is a task, a scope and the messages between server and application, which cost as much as decoding
 and inference of a 28x28 picture together. What it answers is what `TaskEndpoint` would answer.
@@ -11,10 +11,11 @@ from http import HTTPStatus
 from typing import Final
 
 from app.api.calls import Call, accepted_form, call_from_query, timeout_seconds
-from app.api.errors import problem_answer
+from app.api.errors import problem_answer, status_of
 from app.api.middleware import Edge, Record, headers_for, headers_read
 from app.api.task_routes import TaskEndpoint, json_body
-from app.errors import InternalError, ServiceError
+from app.errors import CallerLeft, InternalError, ServiceError
+from app.scheduling.batcher import Drop
 from app.servable import INLINE_SIZE, Prediction, Servable
 from app.telemetry.logs import request_id
 
@@ -37,7 +38,7 @@ class FastPath:
 
     def offer(self, url: bytes, headers: Headers) -> "Exchange | None":
         """An exchange for a POST with these headers, or None where it has to go the long way: another route, a body
-        that is long, of unknown length or no picture, a model that runs elsewhere, anything to be refused."""
+        that is long, of unknown length or no picture, an answer that is one, anything to be refused."""
         path, _, query = url.partition(b"?")
         if (endpoint := self._endpoints.get(path)) is None:
             return None
@@ -56,7 +57,7 @@ class FastPath:
         try:
             call = call_from_query(endpoint.task.kind, query)
             servable = endpoint.servable(call)
-            if not servable.inline or accepted_form(found.get(b"accept", b"")) == "png":
+            if accepted_form(found.get(b"accept", b"")) == "png":
                 return None
             timeout = timeout_seconds(found.get(b"x-request-timeout-ms"), endpoint.limits.timeout_seconds)
         except ServiceError:
@@ -75,6 +76,7 @@ class Exchange:
         self._begun = edge.clock()
         self._record = record
         self._path = path
+        self._drop: Drop | None = None
         record.task = servable.task.kind
         record.model, record.version = servable.manifest.name, servable.manifest.version
 
@@ -85,10 +87,27 @@ class Exchange:
             respond(*self._answer(outcome))
 
         try:
-            return self._servable.begin(body, self._call.options, self._deadline, deliver)
+            self._drop = self._servable.begin(body, self._call.options, self._deadline, deliver)
         except Exception as error:
             deliver(error)
             return True
+        return self._drop is not None
+
+    def leave(self) -> None:
+        """The caller is gone: nobody reads the answer."""
+        if self._drop is None or self._record.status:
+            return
+        self._drop()
+        self._record.status = status_of(CallerLeft())
+        self._finish()
+
+    def _finish(self) -> float:
+        """Count and log; returns the seconds since the request's headers."""
+        seconds = self._edge.clock() - self._begun
+        token = request_id.set(self._record.id)
+        self._edge.finish(self._record, seconds, "POST", self._path)
+        request_id.reset(token)
+        return seconds
 
     def _answer(self, outcome: Prediction | Exception) -> tuple[bytes, bytes]:
         record = self._record
@@ -100,10 +119,7 @@ class Exchange:
             body = json_body(self._servable, outcome.answer)
             record.timings = outcome.timings
         record.status = status
-        seconds = self._edge.clock() - self._begun
-        token = request_id.set(record.id)
-        self._edge.finish(record, seconds, "POST", self._path)
-        request_id.reset(token)
+        seconds = self._finish()
         own = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
         rest = b"".join([b"%b: %b\r\n" % header for header in headers_for(record, seconds)])
         return _STATUS_LINES[status], b"content-length: %d\r\n%b%b\r\n%b" % (len(body), own, rest, body)

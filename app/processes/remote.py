@@ -13,7 +13,7 @@ from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotRead
 from app.processes.arena import Arena, ArenaFull, Place
 from app.processes.link import Link, Message
 from app.processes.loads import Loads
-from app.scheduling.batcher import Finished
+from app.scheduling.batcher import Deliver, Drop, Finished, Outcome, outcome_of
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import Tensors
 
@@ -37,8 +37,19 @@ ERRORS: Mapping[str, Callable[[Message], ServiceError]] = {
 class _Sent:
     """A job on its way."""
 
-    future: "asyncio.Future[Finished]"
+    deliver: Deliver
     places: list[Place]
+
+    def end(self, outcome: Outcome) -> None:
+        """Deliver; a caller that fails over it does not disturb the others."""
+        try:
+            self.deliver(outcome)
+        except Exception:
+            logger.exception("an answer could not be delivered")
+
+
+def _nobody(outcome: Outcome) -> None:
+    """Hears what became of a job whose caller left."""
 
 
 class Messenger:
@@ -67,27 +78,27 @@ class Messenger:
         link = self._link = Link(self._receive, lambda: self._lose(link))
         await link.open(end)
 
-    async def run(self, key: str, tensors: Tensors, rows: int, deadline: float) -> Finished:
-        """Send one job of a model and return its rows. Cancelling the caller drops the job.
+    def start(self, key: str, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
+        """Send one job of a model; `deliver` gets its rows, or NotReady, DeadlineExceeded, InferenceFailed,
+        InternalError or Overloaded, as from `Batcher.start`. Returns what drops the job again.
 
         Raises:
-            NotReady: there is no engine now, or it went away.
+            NotReady: there is no engine now.
             ArenaFull: there is no room for the tensors.
-            DeadlineExceeded, InferenceFailed, InternalError, Overloaded: from the engine, as `Batcher.submit`.
         """
         if self._link is None:
             raise NotReady(_AWAY)
         places = self._jobs.write(tensors)
         number = next(self._ids)
-        sent = self._sent[number] = _Sent(asyncio.get_running_loop().create_future(), places)
+        sent = self._sent[number] = _Sent(deliver, places)
         latest = min(deadline, _LATEST)
         self._link.send({"op": "run", "id": number, "key": key, "rows": rows, "deadline": latest, "in": places})
-        try:
-            return await sent.future
-        except asyncio.CancelledError:
-            if self._link is not None:
-                self._link.send({"op": "cancel", "id": number})
-            raise
+        return partial(self._drop, number, sent)
+
+    def _drop(self, number: int, sent: _Sent) -> None:
+        sent.deliver = _nobody
+        if self._link is not None and self._sent.get(number) is sent:
+            self._link.send({"op": "cancel", "id": number})
 
     def _receive(self, message: Message) -> None:
         if message["op"] == "models":
@@ -96,13 +107,11 @@ class Messenger:
         sent = self._sent.pop(message["id"])
         self._jobs.give_back(sent.places)
         if "error" in message:
-            if not sent.future.done():
-                sent.future.set_exception(ERRORS[message["error"]](message))
+            sent.end(ERRORS[message["error"]](message))
             return
         tensors = {name: array.copy() for name, array in self._answers.read(message["out"]).items()}
         self._free(message["out"])
-        if not sent.future.done():
-            sent.future.set_result(Finished(tensors, message["queued"], message["ran"]))
+        sent.end(Finished(tensors, message["queued"], message["ran"]))
 
     def _free(self, places: list[Place]) -> None:
         """Tell the engine which answers were read, once for all of one turn of the loop."""
@@ -124,8 +133,7 @@ class Messenger:
         lost, self._sent, self._read = self._sent, {}, []
         for sent in lost.values():
             self._jobs.give_back(sent.places)
-            if not sent.future.done():
-                sent.future.set_exception(NotReady(_AWAY))
+            sent.end(NotReady(_AWAY))
         self._on_lost()
 
 
@@ -136,7 +144,7 @@ class RemoteJobs:
         self, messenger: Messenger, key: str, place: int, loads: Loads, max_queue_seconds: float,
         metrics: ModelMetrics, clock: Callable[[], float],
     ) -> None:  # fmt: skip
-        self._run = partial(messenger.run, key)
+        self._send = partial(messenger.start, key)
         self._key = key
         self._place = place
         self._loads = loads
@@ -162,14 +170,18 @@ class RemoteJobs:
             raise Overloaded(retry_after=wait)
 
     async def submit(self, tensors: Tensors, rows: int, deadline: float) -> Finished:
-        """Run one job in the engine.
+        """Run one job in the engine; raises as `start`, and what it delivers."""
+        return await outcome_of(partial(self.start, tensors, rows, deadline))
+
+    def start(self, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
+        """Let one job run in the engine; delivers and returns as `Messenger.start`.
 
         Raises:
-            Overloaded: there is no room for the tensors, or the engine refuses.
-            ServiceError: as `Messenger.run`.
+            NotReady: there is no engine now.
+            Overloaded: there is no room for the tensors.
         """
         try:
-            return await self._run(tensors, rows, deadline)
+            return self._send(tensors, rows, deadline, deliver)
         except ArenaFull:
             self._metrics.rejected.inc()
             raise Overloaded(retry_after=1.0) from None

@@ -16,8 +16,8 @@ _ENOUGH_SECONDS = 1.0
 _HOPELESS = 1.5
 """A row that takes so many times what the best took says that larger batches only cost memory: caches are full."""
 _SLOW_SECONDS = 0.01
-_GAIN = 0.95
-"""A batch that takes longer than this must save a twentieth of a row's time, or no larger one is tried."""
+_GAIN = 1.0
+"""A batch that takes longer than this must not cost a row more time, or no larger one is tried."""
 _MOST_ROWS = 128
 """Slow batches do not grow beyond so many rows in flight: each holds memory of its own, a segmenter's row 54 MB."""
 _HOPEFUL = 0.9
@@ -26,6 +26,8 @@ _ALONE = 0.85
 """What several threads on one batch are worth beside their rows a second on an idle machine: threads that wait for one
 another stop together when decoding takes a core. Two threads on one batch gave 0.91 to 1.03 times the rows of two
 batches with a thread each; beside a thread busy a third of the time, 0.77 to 0.86 times (four models, two cores)."""
+_CROWDED = 0.93
+"""What threads that outnumber the cores are worth: when HTTP and decoding want cores as well, they wait most."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,8 @@ class Split:
 
     def rate(self, rows: int, seconds: float) -> float:
         """Rows a second where a batch takes so many seconds, less what waiting for one another costs."""
-        return self.callers * rows / seconds * (_ALONE if self.callers == 1 < self.threads else 1.0)
+        worth = 1.0 if self.threads == 1 else _ALONE if self.callers == 1 else _CROWDED
+        return self.callers * rows / seconds * worth
 
 
 @dataclass(frozen=True)

@@ -53,13 +53,16 @@ class Finished:
 
 Outcome = Finished | Exception
 """What becomes of a job: its rows, or the error that its caller is to get."""
+Deliver = Callable[[Outcome], None]
+Drop = Callable[[], None]
+"""Called when the caller of a job has left: nothing is delivered any more."""
 
 
 @dataclass(eq=False, kw_only=True)
 class Ticket(Job):
     """A job, and who wants to know what became of it."""
 
-    deliver: Callable[[Outcome], None]
+    deliver: Deliver
     """Called once on the loop's thread, unless the caller left."""
 
     def end(self, outcome: Outcome) -> None:
@@ -124,17 +127,18 @@ class Batcher:
             DeadlineExceeded: the deadline passed before the job's turn.
             InferenceFailed: the session failed on this job, run alone.
         """
-        future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
-        ticket = self.enqueue(tensors, rows, deadline, partial(_settle, future))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.drop(ticket)
-            raise
+        return await outcome_of(partial(self.start, tensors, rows, deadline))
 
-    def enqueue(self, tensors: Tensors, rows: int, deadline: float, deliver: Callable[[Outcome], None]) -> Ticket:
-        """Let one job wait, for a caller that has no coroutine to await it: `deliver` gets what `submit` returns or
-        raises.
+    def start(self, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
+        """`submit` without a coroutine: `deliver` gets what it returns or raises. Returns what drops the job again.
+
+        Raises:
+            NotReady, Overloaded: as `admit`.
+        """
+        return partial(self.drop, self.enqueue(tensors, rows, deadline, deliver))
+
+    def enqueue(self, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Ticket:
+        """`start`, for a caller that wants to see how far its job is.
 
         Raises:
             NotReady, Overloaded: as `admit`.
@@ -235,13 +239,24 @@ class Batcher:
         await self._run(session, batch[half:], started, buffer)
 
 
-def _settle(future: "asyncio.Future[Finished]", outcome: Outcome) -> None:
-    if future.done():
-        return
-    if isinstance(outcome, Exception):
-        future.set_exception(outcome)
-    else:
-        future.set_result(outcome)
+async def outcome_of(start: Callable[[Deliver], Drop]) -> Finished:
+    """Await what a job that is started so comes to; cancelled, drop it."""
+    future: asyncio.Future[Finished] = asyncio.get_running_loop().create_future()
+
+    def deliver(outcome: Outcome) -> None:
+        if future.done():
+            return
+        if isinstance(outcome, Exception):
+            future.set_exception(outcome)
+        else:
+            future.set_result(outcome)
+
+    drop = start(deliver)
+    try:
+        return await future
+    except asyncio.CancelledError:
+        drop()
+        raise
 
 
 def _run_rows(session: Runs, batch: Sequence[Ticket], rows: int, buffer: BatchBuffer) -> Tensors:
