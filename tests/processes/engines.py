@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from app.processes.shared import Channel, Shared
 from app.repository.registry import Registry
 from app.runtime.function import FunctionSession
 from app.runtime.plan import Plan
-from app.scheduling.batcher import Batcher, Finished, Sessions, Ticket
+from app.scheduling.batcher import Batcher, Finished, Sessions, Ticket, outcome_of
 from app.scheduling.policy import Lane, Limits
 from app.servable import Resources, Running, Servable, build
 from app.telemetry.board import Board
@@ -79,7 +80,7 @@ class Caller:
     def run(self, value: int, rows: int = 1, deadline: float = FOREVER, key: str = KEY) -> "asyncio.Task[Finished]":
         """Send a job whose pixels have this value."""
         tensors = {"image": np.full((rows, SIZE, SIZE, 3), value, np.uint8)}
-        return asyncio.create_task(self.messenger.run(key, tensors, rows, deadline))
+        return asyncio.create_task(outcome_of(partial(self.messenger.start, key, tensors, rows, deadline)))
 
     async def connect(self, control: socket.socket) -> None:
         """Be introduced to the engine at the other end of its control socket, as by the supervisor."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -194,14 +195,21 @@ def test_small_models_answer_on_while_the_engine_dies_and_another_begins(root: P
     run(scenario)
 
 
-def test_what_a_dead_engine_told_is_not_believed(root: Path, told: dict[str, Told]) -> None:
+def test_what_a_dead_engine_told_is_not_believed(
+    root: Path, told: dict[str, Told], caplog: pytest.LogCaptureFixture
+) -> None:
     """It tells of a model that is opened here, in a thread, then of its own: by then it is gone."""
 
     async def scenario() -> None:
         async with worker(root) as one:
+            go_on = threading.Event()
+            asyncio.get_running_loop().set_default_executor(only := ThreadPoolExecutor(1))
+            only.submit(go_on.wait, 10)
             one.hear(told["small"], told["large"])
             await until(lambda: one.states == {"small": "loading"})
             one.end_engine()
+            await until(lambda: any("engine went away" in record.message for record in caplog.records))
+            go_on.set()
             await until(lambda: one.states["small"] == "ready")
             await one.begin_engine()
             one.hear(told["small"], loading(told["large"]), settled=False)

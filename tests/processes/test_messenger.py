@@ -140,7 +140,7 @@ def test_a_job_that_the_engine_cannot_even_read_is_answered(tmp_path: Path, capl
     async def scenario() -> None:
         async with engine(tmp_path) as (house, (caller,)):
             with pytest.raises(InternalError):
-                await caller.messenger.run("no version", {"image": np.zeros(1, np.uint8)}, 1, 1e12)
+                await caller.run(1, key="no version")
             assert answer(await caller.run(5)) == [5]
             await nothing_taken(house)
 
