@@ -94,12 +94,16 @@ class Follower:
             self._connections.ready(self._number)
 
     async def _copy(self, registry: Registry, told: Told) -> None:
-        """Bring one version to the state that it has in the engine."""
+        """Bring one version to the state that it has in the engine. What runs here answers on while an engine begins
+        anew."""
         key = told["name"], told["version"]
         self._told[key] = told
+        known = registry.find("{}/{}".format(*key))
         if told["state"] == "ready":
             await registry.load(*key)
-        elif not _runs_here(registry.find("{}/{}".format(*key))):  # what does answers on while an engine begins anew
+        elif known is None or (
+            not _runs_here(known) and (known.state, known.reason) != (told["state"], told["reason"])
+        ):
             registry.note(*key, told["state"], told["reason"])
 
     def _engine_lost(self) -> None:
@@ -111,5 +115,5 @@ class Follower:
                     self._registry.note(entry.name, entry.version, "loading", "")
 
 
-def _runs_here(entry: Entry | None) -> bool:
-    return entry is not None and entry.servable is not None and not isinstance(entry.servable.jobs, RemoteJobs)
+def _runs_here(entry: Entry) -> bool:
+    return entry.servable is not None and not isinstance(entry.servable.jobs, RemoteJobs)

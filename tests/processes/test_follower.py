@@ -159,18 +159,25 @@ def test_a_worker_is_given_connections_once_its_models_are_open(root: Path, told
     run(scenario)
 
 
-def test_a_version_that_the_engine_cannot_load_is_broken_here_with_its_reason(
-    root: Path, told: dict[str, Told]
+def test_a_version_that_the_engine_cannot_load_is_broken_here_with_its_reason_said_once(
+    root: Path, told: dict[str, Told], caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         async with worker(root) as one:
-            one.hear({**loading(told["large"]), "state": "failed", "reason": "no such file"})
+            broken = {**loading(told["large"]), "state": "failed", "reason": "no such file"}
+            one.hear(broken, settled=False)
+            await until(lambda: one.states == {"large": "failed"})
+            one.hear(broken)
             await one.registry.settled.wait()
             assert one.states == {"large": "failed"}
             with pytest.raises(NotReady, match="Model 'large' cannot answer: no such file"):
                 one.registry.get("classify", "large")
 
-    run(scenario)
+    with caplog.at_level(logging.ERROR, "imago.repository"):
+        run(scenario)
+    assert [record.message for record in caplog.records if record.name == "imago.repository"] == [
+        "large/1 is broken: no such file"
+    ]
 
 
 def test_small_models_answer_on_while_the_engine_dies_and_another_begins(root: Path, told: dict[str, Told]) -> None:
