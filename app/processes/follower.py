@@ -98,13 +98,13 @@ class Follower:
         anew."""
         key = told["name"], told["version"]
         self._told[key] = told
-        known = registry.find("{}/{}".format(*key))
         if told["state"] == "ready":
             await registry.load(*key)
-        elif known is None or (
-            not _runs_here(known) and (known.state, known.reason) != (told["state"], told["reason"])
-        ):
-            registry.note(*key, told["state"], told["reason"])
+            return
+        known = registry.find("{}/{}".format(*key))
+        state = told["state"], told["reason"]
+        if known is None or (not _runs_here(known) and (known.state, known.reason) != state):
+            registry.note(*key, *state)
 
     def _engine_lost(self) -> None:
         """Models that live there wait for its successor; those that live here answer on."""
