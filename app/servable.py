@@ -163,28 +163,38 @@ class Servable:
         return Prediction(answer, self._observed(decoded - begun, queued, ran, self._clock() - inferred))
 
     def begin(
-        self, data: bytes, options: TaskOptions, deadline: float, deliver: Callable[[Prediction | Exception], None]
+        self,
+        data: bytes | None,
+        options: TaskOptions,
+        deadline: float,
+        deliver: Callable[[Prediction | Exception], None],
+        as_picture: bool = False,
     ) -> Drop | None:
-        """`predict` without a coroutine, for a small picture: `deliver` gets what it returns or raises after. Returns
-        what drops the call again; None, and nothing was begun, where the picture is too large for the loop's thread.
+        """`predict` without a coroutine, for a small picture or none: `deliver` gets what it returns or raises after.
+        Returns what drops the call again; None, and nothing was begun, where the picture is too large for the loop's
+        thread, or the rows are too many for a batch.
 
         Raises:
             ServiceError: the picture, the options or the queue refuse.
         """
         self.jobs.admit(1, deadline)
         begun = self._clock()
-        picture = self._decoder.open(data)
-        if picture.pixels > INLINE_SIZE:
+        picture = None if data is None else self._decoder.open(data)
+        if picture is not None and picture.pixels > INLINE_SIZE:
             return None
         options = self.task.settle(options)
         prepared = self.task.prepare(picture, options)
+        rows = len(next(iter(prepared.tensors.values())))
+        if rows > self._max_batch_size:
+            return None
         decode = self._clock() - begun
+        draw = self.task.draw if as_picture else self.task.interpret
 
         def finish(outcome: Outcome) -> None:
             if isinstance(outcome, Exception):
                 deliver(outcome)
                 return
-            conclude = partial(self._conclude, outcome, prepared, options, decode)
+            conclude = partial(self._conclude, lambda: draw(outcome.tensors, prepared, options), outcome, decode)
             if max(array.size for array in outcome.tensors.values()) <= INLINE_SIZE:
                 deliver(conclude())
                 return
@@ -192,14 +202,14 @@ class Servable:
             concluding = self._pool.submit(conclude)
             concluding.add_done_callback(lambda done: loop.call_soon_threadsafe(deliver, done.result()))
 
-        return self.jobs.start(prepared.tensors, 1, deadline, finish)
+        return self.jobs.start(prepared.tensors, rows, deadline, finish)
 
     def _conclude(
-        self, finished: Finished, prepared: Prepared, options: TaskOptions, decode: float
+        self, make: Callable[[], list[JsonObject] | bytes], finished: Finished, decode: float
     ) -> Prediction | Exception:
         begun = self._clock()
         try:
-            answer = self.task.interpret(finished.tensors, prepared, options)
+            answer = make()
         except Exception as error:  # for whoever waits: it may have been raised in a thread
             return error
         queue, inference = finished.queue_seconds, finished.run_seconds

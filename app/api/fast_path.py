@@ -1,4 +1,4 @@
-"""The short way of the commonest request: one small picture in the body, its answer in JSON.
+"""The short way of the commonest requests: one small picture in the body, or options alone.
 
 What it leaves out is a task, a scope and the messages between server and application, which cost as much as decoding
 and inference of a 28x28 picture together. What it answers is what `TaskEndpoint` would answer.
@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import Final
 
-from app.api.calls import Call, accepted_form, call_from_query, timeout_seconds
+from app.api.calls import Call, accepted_form, call_from_query, call_with_body, timeout_seconds
 from app.api.errors import problem_answer, status_of
 from app.api.middleware import Edge, Record, headers_for, headers_read
 from app.api.task_routes import TaskEndpoint, json_body
+from app.api.uploads import options_in
 from app.errors import CallerLeft, InternalError, ServiceError
 from app.scheduling.batcher import Drop
 from app.servable import INLINE_SIZE, Prediction, Servable
@@ -21,6 +22,8 @@ from app.telemetry.logs import request_id
 
 logger = logging.getLogger("imago.api")
 
+_JSON: Final = {"content-type": "application/json"}
+_PNG: Final = {"content-type": "image/png"}
 _OTHER_WAYS: Final = (b"multipart/form-data", b"application/json")
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
@@ -33,65 +36,80 @@ class FastPath:
     """Offers the short way to requests that may take it."""
 
     def __init__(self, endpoints: Mapping[str, TaskEndpoint], edge: Edge) -> None:
-        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items() if endpoint.takes_picture}
+        self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._edge = edge
 
     def offer(self, url: bytes, headers: Headers) -> "Exchange | None":
         """An exchange for a POST with these headers, or None where it has to go the long way: another route, a body
-        that is long, of unknown length or no picture, an answer that is one, anything to be refused."""
+        that is long, of unknown length or in parts, anything to be refused."""
         path, _, query = url.partition(b"?")
         if (endpoint := self._endpoints.get(path)) is None:
             return None
         found = headers_read(headers)
-        length = found.get(b"content-length", b"")
-        kind = found.get(b"content-type", b"")
-        if (
-            not length.isdigit()
-            or len(length) > 9
-            or not 0 < int(length) <= INLINE_SIZE
-            or b"content-encoding" in found
-        ):
+        if not _is_short(found, endpoint.takes_picture):
             return None
-        if kind.lower().startswith(_OTHER_WAYS):
-            return None
+        record = Record.of(found)
+        record.task = endpoint.task.kind
         try:
             call = call_from_query(endpoint.task.kind, query)
-            servable = endpoint.servable(call)
-            if accepted_form(found.get(b"accept", b"")) == "png":
-                return None
+            servable = endpoint.find(call, record)
+            as_picture = accepted_form(found.get(b"accept", b"")) == "png"
             timeout = timeout_seconds(found.get(b"x-request-timeout-ms"), endpoint.limits.timeout_seconds)
         except ServiceError:
             return None
-        return Exchange(self._edge, servable, call, timeout, Record.of(found), path.decode("ascii"))
+        deadline = time.monotonic() + timeout
+        return Exchange(self._edge, endpoint, query, servable, call, deadline, as_picture, record)
+
+
+def _is_short(headers: Mapping[bytes, bytes], takes_picture: bool) -> bool:
+    length = headers.get(b"content-length", b"")
+    if not length.isdigit() or len(length) > 9 or int(length) > INLINE_SIZE or b"content-encoding" in headers:
+        return False
+    if not takes_picture:
+        return True
+    return length != b"0" and not headers.get(b"content-type", b"").lower().startswith(_OTHER_WAYS)
 
 
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, edge: Edge, servable: Servable, call: Call, timeout: float, record: Record, path: str) -> None:
+    def __init__(
+        self, edge: Edge, endpoint: TaskEndpoint, query: bytes, servable: Servable, call: Call, deadline: float,
+        as_picture: bool, record: Record,
+    ) -> None:  # fmt: skip
         self._edge = edge
+        self._endpoint = endpoint
+        self._query = query
         self._servable = servable
         self._call = call
-        self._deadline = time.monotonic() + timeout
-        self._begun = edge.clock()
+        self._deadline = deadline
+        self._as_picture = as_picture
         self._record = record
-        self._path = path
+        self._begun = edge.clock()
         self._drop: Drop | None = None
-        record.task = servable.task.kind
-        record.model, record.version = servable.manifest.name, servable.manifest.version
 
     def begin(self, body: bytes, respond: Respond) -> bool:
-        """Begin to answer; False where the picture is too large to be decoded here: nothing was begun."""
+        """Begin to answer; False where the picture is too large to be decoded here, or the images asked for are more
+        than a batch: nothing was begun."""
 
         def deliver(outcome: Prediction | Exception) -> None:
             respond(*self._answer(outcome))
 
         try:
-            self._drop = self._servable.begin(body, self._call.options, self._deadline, deliver)
+            picture = body if self._endpoint.takes_picture else None
+            if picture is None:
+                self._read_options(body)
+            self._drop = self._servable.begin(picture, self._call.options, self._deadline, deliver, self._as_picture)
         except Exception as error:
             deliver(error)
             return True
         return self._drop is not None
+
+    def _read_options(self, body: bytes) -> None:
+        """Heed what a body without a picture asks for."""
+        if options := options_in(body):
+            self._call = call_with_body(self._endpoint.task.kind, self._query, options)
+            self._servable = self._endpoint.find(self._call, self._record)
 
     def leave(self) -> None:
         """The caller is gone: nobody reads the answer."""
@@ -105,7 +123,7 @@ class Exchange:
         """Count and log; returns the seconds since the request's headers."""
         seconds = self._edge.clock() - self._begun
         token = request_id.set(self._record.id)
-        self._edge.finish(self._record, seconds, "POST", self._path)
+        self._edge.finish(self._record, seconds, "POST", f"/{self._record.task}")
         request_id.reset(token)
         return seconds
 
@@ -114,10 +132,11 @@ class Exchange:
         if isinstance(outcome, Exception):
             status, headers, body = problem_answer(self._known(outcome), record.id)
         else:
-            status, headers = 200, {"content-type": "application/json"}
-            assert isinstance(outcome.answer, list)
-            body = json_body(self._servable, outcome.answer)
-            record.timings = outcome.timings
+            answer, record.timings = outcome
+            if isinstance(answer, bytes):
+                status, headers, body = 200, _PNG, answer
+            else:
+                status, headers, body = 200, _JSON, json_body(self._servable, answer)
         record.status = status
         seconds = self._finish()
         own = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
@@ -128,6 +147,6 @@ class Exchange:
         if isinstance(error, ServiceError):
             return error
         token = request_id.set(self._record.id)
-        logger.error("unexpected failure on %s", self._path, exc_info=error)
+        logger.error("unexpected failure on /%s", self._record.task, exc_info=error)
         request_id.reset(token)
         return InternalError()

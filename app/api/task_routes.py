@@ -75,7 +75,7 @@ class TaskEndpoint:
         record.task = self._kind
         query = scope["query_string"]
         call = call_from_query(self._kind, query)
-        servable = self._find(call, record)
+        servable = self.find(call, record)
         headers = record.headers
         as_picture = accepted_form(headers.get(b"accept", b"")) == "png"
         timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self.limits.timeout_seconds)
@@ -86,7 +86,7 @@ class TaskEndpoint:
             upload = Upload([], await read_options(receive))
         if upload.options:
             call = call_with_body(self._kind, query, upload.options)
-            servable = self._find(call, record)
+            servable = self.find(call, record)
         answering = _answer(servable, call, upload.pictures, deadline, as_picture, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
         body = await (answering if servable.inline else _unless_caller_leaves(receive, answering))
@@ -96,13 +96,10 @@ class TaskEndpoint:
         await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
 
-    def servable(self, call: Call) -> Servable:
-        """Who answers a call; raises as `Registry.get`."""
-        return self._registry.get(self._kind, call.model, call.version)
-
-    def _find(self, call: Call, record: Record) -> Servable:
+    def find(self, call: Call, record: Record) -> Servable:
+        """Who answers a call, noted in the record; raises as `Registry.get`."""
         try:
-            servable = self.servable(call)
+            servable = self._registry.get(self._kind, call.model, call.version)
         except NotReady:
             record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
             raise

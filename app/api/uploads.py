@@ -73,7 +73,11 @@ async def read_options(receive: Receive) -> dict[str, Any]:
         InvalidRequest: the body is something else.
         CallerLeft: the connection closed before the end of the body.
     """
-    body = await read_body(receive)
+    return options_in(await read_body(receive))
+
+
+def options_in(body: bytes) -> dict[str, Any]:
+    """The options that a body holds; raises `InvalidRequest` as `read_options`."""
     return _object(body) if body else {}
 
 

@@ -61,6 +61,10 @@ class Connections:
         state = abs(self._state[worker])
         self._state[worker] = -state if resting else state
 
+    def is_without_models(self, worker: int) -> bool:
+        """Whether this worker has begun and cannot answer much yet."""
+        return self._state[worker] == _BEGUN
+
     def end(self, worker: int) -> None:
         """Called by whoever knows that a worker takes no more."""
         self._state[worker] = _GONE
@@ -150,9 +154,12 @@ class Acceptor:
                     self._rest(error)
                 return
             connection.setblocking(False)
-            to = self._connections.least(self._worker)
-            if to != self._worker and self._hand_over(connection, to):
-                continue
+            self._share(connection)
+
+    def _share(self, connection: socket.socket) -> None:
+        """Hand a connection to the worker that should have it, or serve it."""
+        to = self._connections.least(self._worker)
+        if to == self._worker or not self._hand_over(connection, to):
             self._connections.opened(self._worker)
             self._serve(connection)
 
@@ -177,8 +184,11 @@ class Acceptor:
             self._connections.took(self._worker)
             if not handles or (connection := _connection(handles[0])) is None:
                 self._connections.closed(self._worker)  # no room for its handle here, or the caller left
-                continue
-            self._serve(connection)
+            elif self._connections.is_without_models(self._worker):  # left by a predecessor: another may answer now
+                self._connections.closed(self._worker)
+                self._share(connection)
+            else:
+                self._serve(connection)
 
 
 def _connection(handle: int) -> socket.socket | None:
