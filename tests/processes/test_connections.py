@@ -105,12 +105,13 @@ class Workers:
         self.acceptors: dict[int, Acceptor] = {}
         self.clients: list[socket.socket] = []
 
-    def start(self, worker: int) -> None:
+    def start(self, worker: int, ready: bool = True) -> None:
         listener = self.listener.dup()
         acceptor = Acceptor(worker, [listener], self.connections, self.inboxes, self.served[worker].append)
         self.acceptors[worker] = acceptor
         acceptor.start()
-        self.connections.ready(worker)
+        if ready:
+            self.connections.ready(worker)
 
     def connect(self, count: int) -> None:
         for _ in range(count):
@@ -149,7 +150,10 @@ def test_the_workers_of_one_socket_serve_as_many_connections_each() -> None:
     run(scenario)
 
 
-def test_connections_in_the_inbox_of_a_worker_that_died_are_served_by_its_successor() -> None:
+@pytest.mark.parametrize(("ready", "counts"), [(True, [2, 2]), (False, [4, 0])])
+def test_connections_in_the_inbox_of_a_worker_that_died_are_served_by_its_successor_or_whoever_has_models(
+    ready: bool, counts: list[int]
+) -> None:
     async def scenario() -> None:
         workers = Workers(2)
         workers.start(0)
@@ -158,9 +162,9 @@ def test_connections_in_the_inbox_of_a_worker_that_died_are_served_by_its_succes
         workers.connect(4)
         await until(lambda: workers.connections.open(1) == 2 and workers.counts[0] == 2)
         workers.connections.end(1)
-        workers.start(1)
-        await until(lambda: workers.counts == [2, 2])
-        assert workers.connections.open(1) == 2
+        workers.start(1, ready)
+        await until(lambda: workers.counts == counts)
+        assert [workers.connections.open(worker) for worker in range(2)] == counts
         workers.close()
 
     run(scenario)
