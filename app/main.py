@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI
@@ -61,8 +62,16 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
         threads=settings.threads,
         concurrency=settings.concurrency,
         max_queue_seconds=settings.max_queue_seconds,
-        plans=PlanCache(settings.cache and settings.cache.expanduser()),
+        plans=PlanCache(_folder(settings.cache)),
     )
+
+
+def _folder(cache: Path | None) -> Path | None:
+    """The folder meant by a path that may begin with `~`; none for a user without a home."""
+    try:
+        return cache and cache.expanduser()
+    except RuntimeError:
+        return None
 
 
 def create_registry(settings: Settings, resources: Resources, opener: Opener | None = None) -> Registry:

@@ -1,10 +1,19 @@
 """What tests of several folders share: a folder of tiny real models."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.make_models import make_classifier, make_generator, make_segmenter
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_cache() -> Iterator[None]:
+    """Tests measure for themselves, and leave nothing in the cache of whoever runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("IMAGO_CACHE", "")
+        yield
 
 
 @pytest.fixture(scope="session")
