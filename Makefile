@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test lint types bench clean
+.PHONY: serve test lint types bench bench-peers bench-accuracy clean
 
 serve: $(VENV)/.$(RUNTIME)
 	$(BIN)/imago serve
@@ -20,9 +20,18 @@ lint: $(VENV)/.dev
 types: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.dev
 	$(BIN)/mypy
 
-# Accuracy through HTTP of a server that runs already; DATA is the folder of data sets.
-bench: $(VENV)/.$(RUNTIME) $(VENV)/.train
-	@test -n "$(DATA)" || { echo "make bench DATA=FOLDER, the one that holds cifar10/ and camvid/"; exit 2; }
+# imago beside the limit of the machine and a plain FastAPI server, in five minutes.
+bench: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.bench
+	$(BIN)/python -m benchmarks.quick
+
+# Beside its peers, each in an environment of its own: an hour and a half. ARGS are those of benchmarks.compare.
+bench-peers: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.bench
+	$(BIN)/python -m benchmarks.compare $(ARGS)
+	$(BIN)/python -m benchmarks.report
+
+# Accuracy through HTTP; DATA is the folder of data sets.
+bench-accuracy: $(VENV)/.$(RUNTIME) $(VENV)/.train
+	@test -n "$(DATA)" || { echo "make bench-accuracy DATA=FOLDER, the one that holds cifar10/ and camvid/"; exit 2; }
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
 
 clean:

@@ -92,7 +92,7 @@ class _Client:
         self._message = message
         self._due: Sequence[float] = due.tolist()
         self._most = connections
-        self._opened = 0
+        self._open: set[_Connection] = set()
         self._idle: list[_Connection] = []
         self._waiting: deque[int] = deque()
         self._next = 0
@@ -102,12 +102,13 @@ class _Client:
         self._status = [0] * len(self._due)
         self._timer = Timer()
         self._ended = asyncio.Event()
+        self._closed: asyncio.Event | None = None
         self._opening: set[asyncio.Task[None]] = set()
         self._begun = 0.0
 
     async def connect(self, count: int) -> None:
         """Open connections before the first request is due."""
-        await asyncio.gather(*(self._open() for _ in range(count)))
+        await asyncio.gather(*(self._connect() for _ in range(count)))
 
     async def run(self) -> None:
         """Send everything, and wait for the answers."""
@@ -119,6 +120,7 @@ class _Client:
             await asyncio.wait_for(self._ended.wait(), self._due[-1] + _PATIENCE)
         loop.remove_reader(self._timer.fd)
         self._timer.close()
+        await self._close()
 
     def result(self, client_cpu: float) -> Sent:
         """What became of the requests."""
@@ -133,6 +135,11 @@ class _Client:
         self._finish()
         self.free(connection)
 
+    def made(self, connection: "_Connection") -> None:
+        """A connection is open."""
+        self._open.add(connection)
+        self.free(connection)
+
     def free(self, connection: "_Connection") -> None:
         """A connection can be used."""
         if self._waiting:
@@ -142,11 +149,13 @@ class _Client:
 
     def lost(self, connection: "_Connection") -> None:
         """A connection was closed, with or without a request on it."""
-        self._opened -= 1
+        self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
         if connection.number is not None:
-            self._finish()
+            self._finish()  # its request stays without an answer
+        if self._closed is not None and not self._open:
+            self._closed.set()
 
     def _wake(self) -> None:
         """Send all that is due, and sleep until the next is."""
@@ -163,8 +172,8 @@ class _Client:
             self._write(self._idle.pop(), number)
             return
         self._waiting.append(number)
-        if self._opened + len(self._opening) < self._most:
-            task = asyncio.get_running_loop().create_task(self._open_another())
+        if len(self._open) + len(self._opening) < self._most:
+            task = asyncio.get_running_loop().create_task(self._connect_another())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
 
@@ -172,14 +181,21 @@ class _Client:
         self._sent[number] = time.monotonic() - self._begun
         connection.send(number, self._message)
 
-    async def _open(self) -> None:
-        loop = asyncio.get_running_loop()
-        await loop.create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
-        self._opened += 1
+    async def _connect(self) -> None:
+        await asyncio.get_running_loop().create_connection(lambda: _Connection(self), "127.0.0.1", self._port)
 
-    async def _open_another(self) -> None:
+    async def _connect_another(self) -> None:
         with contextlib.suppress(OSError):  # refused: requests wait for the connections that there are
-            await self._open()
+            await self._connect()
+
+    async def _close(self) -> None:
+        """Cut all connections: uvloop does not end while one is open."""
+        await asyncio.gather(*self._opening)
+        self._closed = asyncio.Event()
+        for connection in [*self._open]:
+            connection.abort()
+        if self._open:
+            await self._closed.wait()
 
     def _finish(self) -> None:
         self._left -= 1
@@ -199,13 +215,18 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Offer itself."""
         self._transport = cast(asyncio.Transport, transport)  # uvloop's own class is none by inheritance
-        self._client.free(self)
+        self._client.made(self)
 
     def send(self, number: int, message: bytes) -> None:
         """Send request `number`."""
         assert self._transport is not None
         self.number = number
         self._transport.write(message)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        assert self._transport is not None
+        self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Collect an answer; it is whole when its head and the length announced there have come."""

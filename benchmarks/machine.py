@@ -54,6 +54,12 @@ def cpu_seconds(pids: Iterable[int]) -> float:
     return sum(_ticks(_read(_PROC / str(pid) / "stat")) for pid in pids) / _TICK
 
 
+def thread_seconds(pids: Iterable[int]) -> dict[int, float]:
+    """The same for each thread of some processes, by its number (which is unique on the machine)."""
+    tasks = (task for pid in pids for task in (_PROC / str(pid) / "task").glob("[0-9]*"))
+    return {int(task.name): _ticks(_read(task / "stat")) / _TICK for task in tasks}
+
+
 def busy() -> Busy:
     """What the machine has worked so far."""
     user, nice, system, _, _, interrupt, soft, stolen = map(int, _read(_PROC / "stat").split()[1:9])

@@ -3,9 +3,8 @@
     python -m benchmarks.profile [--workload tiny] [--clients 32] [--imago-flags FLAGS]
 
 The CPU time of a request is measured under load first, undisturbed; then the same load runs again while py-spy looks at
-every process of the server (supervisor, HTTP workers, engine), and the time of each process is shared out among the
-steps it was seen in (`benchmarks.steps`). Prints a Markdown table. Threads of ONNX Runtime are not Python's and cannot
-be seen: the time of a process that has them counts for the steps in which its Python threads were seen.
+every process of the server (supervisor, HTTP workers, engine), and the time of each thread is shared out among the
+steps it was seen in (`benchmarks.steps`). Prints a Markdown table.
 """
 
 import argparse
@@ -20,11 +19,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.compare import named
-from benchmarks.machine import CORES, cpu_seconds
+from benchmarks.machine import CORES, thread_seconds
 from benchmarks.report import table
 from benchmarks.running import Running, StartFailed, running
 from benchmarks.servers import servers
-from benchmarks.steps import Samples, microseconds, samples
+from benchmarks.steps import Samples, microseconds
 from benchmarks.summary import OURS
 from benchmarks.work import Work
 from benchmarks.workloads import WORKLOADS, Workload
@@ -60,9 +59,9 @@ def profile(server: Running, clients: int, seconds: int, rate: int) -> Profile:
     drive(server.url, server.request, clients, _WARM_UP_SECONDS)
     server.drain()
     pids = server.pids()
-    before = {pid: cpu_seconds([pid]) for pid in pids}
+    before = thread_seconds(pids)
     plain = drive(server.url, server.request, clients, seconds)
-    spent = {pid: cpu_seconds([pid]) - before[pid] for pid in pids}
+    spent = {thread: now - before.get(thread, 0.0) for thread, now in thread_seconds(pids).items()}
     server.drain()
     with ThreadPoolExecutor(1) as pool, tempfile.TemporaryDirectory() as folder:
         watched = pool.submit(drive, server.url, server.request, clients, seconds + _ATTACH_SECONDS)
@@ -72,13 +71,14 @@ def profile(server: Running, clients: int, seconds: int, rate: int) -> Profile:
             plain=plain,
             watched=watched.result(),
             server_cores=sum(spent.values()) / plain.seconds,
-            unknown=sum((each.unknown for each in seen.values()), Counter[str]()),
+            unknown=seen.unknown,
         )
 
 
-def _watch(pids: Sequence[int], folder: Path, seconds: int, rate: int) -> dict[int, Samples]:
-    """The samples of each process that runs Python, all taken at the same time."""
-    command = ["py-spy", "record", "--format", "raw", "--nolineno", "--duration", str(seconds), "--rate", str(rate)]
+def _watch(pids: Sequence[int], folder: Path, seconds: int, rate: int) -> Samples:
+    """The samples of all processes, taken at the same time."""
+    command = ["py-spy", "record", "--format", "raw", "--nolineno", "--threads"]
+    command += ["--duration", str(seconds), "--rate", str(rate)]
     looking = {
         pid: subprocess.Popen(
             [*command, "--pid", str(pid), "--output", str(folder / str(pid))], stdout=subprocess.DEVNULL,
@@ -87,10 +87,13 @@ def _watch(pids: Sequence[int], folder: Path, seconds: int, rate: int) -> dict[i
         for pid in pids
     }  # fmt: skip
     said = {pid: process.communicate()[1] for pid, process in looking.items()}
-    files = {pid: folder / str(pid) for pid in pids if (folder / str(pid)).exists()}
+    files = [file for pid in pids if (file := folder / str(pid)).exists()]
     if not files:
         raise ProfileFailed(f"py-spy saw no process (it needs root, or ptrace_scope 0): {next(iter(said.values()))}")
-    return {pid: samples(file.read_text().splitlines()) for pid, file in files.items()}
+    seen = Samples()
+    for file in files:
+        seen.add(file.read_text().splitlines())
+    return seen
 
 
 def _path() -> str:

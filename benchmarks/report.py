@@ -173,13 +173,17 @@ def _clients(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
 
 
+def _age(file: Path) -> float:
+    return -file.stat().st_mtime
+
+
 def main() -> int:
     """Write the report; 2 where there is nothing to report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "RESULTS.md")
     chosen = parser.parse_args()
-    files = chosen.files or sorted(Work().folder("results").glob("*.jsonl"))[-1:]
+    files = chosen.files or sorted(Work().folder("results").glob("*.jsonl"), key=_age)[:1]
     if not files:
         print("nothing was measured yet: python -m benchmarks.compare", file=sys.stderr)
         return 2

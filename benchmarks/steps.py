@@ -1,20 +1,22 @@
 """From stack samples to the steps of a request: which step a stack belongs to, and what a step costs.
 
 A sample counts for the innermost frame that a rule knows, so that what a step calls counts for the step. Frames are
-those of `py-spy record --format raw --nolineno`: `function (file)`, the outermost first.
+those of `py-spy record --format raw --nolineno --threads`: the thread, then `function (file)`, the outermost first.
 """
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 OTHER: Final = "other"
+OUTSIDE: Final = "threads outside Python (ONNX Runtime's own)"
 
 _RULES: Final = {
     "inference (ONNX Runtime)": (r"\(onnxruntime/", r"\(app/runtime/"),
-    "decode and fit the picture": (r"\(PIL/", r"\(app/imaging/", r"prepare \(app/tasks/"),
+    "encode or draw a picture": (r"encode_png \(app/imaging/", r"\(app/imaging/paint\.py\)", r"draw \(app/tasks/"),
+    "decode and fit the picture": (r"\(app/imaging/", r"prepare \(app/tasks/"),
     "hop to the engine process": (r"\(app/processes/",),
     "batch: queue, stack, split": (r"\(app/scheduling/", r"\(app/tensors\.py\)"),
     "metrics and log": (
@@ -36,24 +38,38 @@ _RULES: Final = {
         r"\(app/(server|__main__)\.py\)", r"\((uvicorn|asyncio|uvloop)/", r"\(socket\.py\)",
     ),
 }  # fmt: skip
-"""Step by step what its frames look like; the first step that knows a frame has it."""
+"""Step by step what its frames look like; the first step that knows a frame has it. Pillow's frames are known to none:
+they count for whoever of imago called."""
 
 STEPS: Final = tuple(_RULES)
 _COMPILED: Final = {step: re.compile("|".join(patterns)) for step, patterns in _RULES.items()}
+_THREAD: Final = re.compile(r"^thread \((\d+)\)[^;]*;")
 _IDLE: Final = re.compile(
     r"_worker \(concurrent/futures/thread\.py\)|(wait|get|select) \((threading|queue|selectors)\.py\)"
 )
 """Where a thread waits: py-spy takes some of them for busy."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Samples:
-    """What one process was seen doing."""
+    """What threads were seen doing."""
 
-    steps: Counter[str]
-    """Samples of each step; what is idle is left out."""
-    unknown: Counter[str]
+    steps: dict[int, Counter[str]] = field(default_factory=dict)
+    """By thread, samples of each step; what is idle is left out."""
+    unknown: Counter[str] = field(default_factory=Counter)
     """Innermost frames of the samples that no rule knows."""
+
+    def add(self, raw: Iterable[str]) -> None:
+        """Count the lines of a raw profile, `stack count`."""
+        for line in raw:
+            stack, _, count = line.rpartition(" ")
+            thread = _THREAD.match(stack)
+            step = step_of(stack)
+            if thread is None or step is None:
+                continue
+            self.steps.setdefault(int(thread[1]), Counter())[step] += int(count)
+            if step == OTHER:
+                self.unknown[stack.rpartition(";")[2]] += int(count)
 
 
 def step_of(stack: str) -> str | None:
@@ -68,29 +84,15 @@ def step_of(stack: str) -> str | None:
     return OTHER
 
 
-def samples(raw: Iterable[str]) -> Samples:
-    """Count the lines of a raw profile, `stack count`."""
-    found = Samples(Counter(), Counter())
-    for line in raw:
-        stack, _, count = line.rpartition(" ")
-        step = step_of(stack)
-        if step is not None:
-            found.steps[step] += int(count)
-        if step == OTHER:
-            found.unknown[stack.rpartition(";")[2]] += int(count)
-    return found
-
-
-def microseconds(seen: Mapping[int, Samples], cpu_seconds: Mapping[int, float], requests: float) -> dict[str, float]:
+def microseconds(seen: Samples, cpu_seconds: Mapping[int, float], requests: float) -> dict[str, float]:
     """Microseconds of CPU a request, by step.
 
-    `seen` and `cpu_seconds` are by process: the CPU time of each is shared out by its own samples, so that a process
-    that mostly sleeps counts for what it works. `requests` were answered in that time.
+    `cpu_seconds` is by thread, while `requests` were answered. The time of each thread is shared out by its own
+    samples, so that one that was seen waiting counts for what it works; one that was never seen is none of Python's.
     """
-    costs: dict[str, float] = dict.fromkeys((*STEPS, OTHER), 0.0)
-    for pid, spent in cpu_seconds.items():
-        counted = seen[pid].steps if pid in seen else Counter[str]()
-        total = counted.total()
-        for step, count in (counted if total else Counter({OTHER: 1})).items():
-            costs[step] += spent / requests * 1e6 * count / (total or 1)
+    costs: dict[str, float] = dict.fromkeys((*STEPS, OUTSIDE, OTHER), 0.0)
+    for thread, spent in cpu_seconds.items():
+        counted = seen.steps.get(thread, Counter({OUTSIDE: 1}))
+        for step, count in counted.items():
+            costs[step] += spent / requests * 1e6 * count / counted.total()
     return costs
