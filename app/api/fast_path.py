@@ -14,7 +14,7 @@ from app.api.calls import Call, accepted_form, call_from_query, call_with_body, 
 from app.api.errors import problem_answer, status_of
 from app.api.middleware import Edge, Record, headers_for, headers_read
 from app.api.task_routes import TaskEndpoint, json_body
-from app.api.uploads import options_in
+from app.api.uploads import Upload, options_in, upload_of
 from app.errors import CallerLeft, InternalError, ServiceError
 from app.scheduling.batcher import Drop
 from app.servable import INLINE_SIZE, Prediction, Servable
@@ -24,7 +24,6 @@ logger = logging.getLogger("imago.api")
 
 _JSON: Final = {"content-type": "application/json"}
 _PNG: Final = {"content-type": "image/png"}
-_OTHER_WAYS: Final = (b"multipart/form-data", b"application/json")
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -41,7 +40,7 @@ class FastPath:
 
     def offer(self, url: bytes, headers: Headers) -> "Exchange | None":
         """An exchange for a POST with these headers, or None where it has to go the long way: another route, a body
-        that is long, of unknown length or in parts, anything to be refused."""
+        that is long or of unknown length, anything to be refused."""
         path, _, query = url.partition(b"?")
         if (endpoint := self._endpoints.get(path)) is None:
             return None
@@ -65,9 +64,7 @@ def _is_short(headers: Mapping[bytes, bytes], takes_picture: bool) -> bool:
     length = headers.get(b"content-length", b"")
     if not length.isdigit() or len(length) > 9 or int(length) > INLINE_SIZE or b"content-encoding" in headers:
         return False
-    if not takes_picture:
-        return True
-    return length != b"0" and not headers.get(b"content-type", b"").lower().startswith(_OTHER_WAYS)
+    return length != b"0" or not takes_picture
 
 
 class Exchange:
@@ -89,27 +86,33 @@ class Exchange:
         self._drop: Drop | None = None
 
     def begin(self, body: bytes, respond: Respond) -> bool:
-        """Begin to answer; False where the picture is too large to be decoded here, or the images asked for are more
-        than a batch: nothing was begun."""
+        """Begin to answer; False where the picture is too large to be decoded here, several came, or the images asked
+        for are more than a batch: nothing was begun."""
 
         def deliver(outcome: Prediction | Exception) -> None:
             respond(*self._answer(outcome))
 
         try:
-            picture = body if self._endpoint.takes_picture else None
-            if picture is None:
-                self._read_options(body)
+            upload = self._read(body)
+            if len(upload.pictures) > 1:
+                return False
+            if upload.options:
+                self._call = call_with_body(self._endpoint.task.kind, self._query, upload.options)
+                self._servable = self._endpoint.find(self._call, self._record)
+            picture = upload.pictures[0] if upload.pictures else None
+            if isinstance(picture, ServiceError):
+                raise picture
             self._drop = self._servable.begin(picture, self._call.options, self._deadline, deliver, self._as_picture)
         except Exception as error:
             deliver(error)
             return True
         return self._drop is not None
 
-    def _read_options(self, body: bytes) -> None:
-        """Heed what a body without a picture asks for."""
-        if options := options_in(body):
-            self._call = call_with_body(self._endpoint.task.kind, self._query, options)
-            self._servable = self._endpoint.find(self._call, self._record)
+    def _read(self, body: bytes) -> Upload:
+        if not self._endpoint.takes_picture:
+            return Upload([], options_in(body))
+        content_type = self._record.headers.get(b"content-type", b"")
+        return upload_of(body, content_type, self._endpoint.limits.max_pictures)
 
     def leave(self) -> None:
         """The caller is gone: nobody reads the answer."""

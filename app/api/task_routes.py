@@ -81,7 +81,7 @@ class TaskEndpoint:
         timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self.limits.timeout_seconds)
         deadline = time.monotonic() + timeout
         if self.takes_picture:
-            upload = await read_upload(scope, receive, headers.get(b"content-type", b""), self.limits.max_pictures)
+            upload = await read_upload(receive, headers.get(b"content-type", b""), self.limits.max_pictures)
         else:
             upload = Upload([], await read_options(receive))
         if upload.options:

@@ -1,19 +1,21 @@
 """From a request's body to pictures and options: raw bytes, multipart parts, or base64 in JSON."""
 
+import asyncio
 import base64
 import binascii
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import orjson
-from starlette.datastructures import FormData, UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive, Scope
+from starlette.types import Receive
 
+from app.api.multipart import parts_of
 from app.errors import CallerLeft, EmptyBody, InvalidRequest
 
-_MAX_FIELDS = 16
+MULTIPART: Final = b"multipart/form-data"
+JSON: Final = b"application/json"
+_LONG = 2**20
+"""Longer bodies with parts or base64 in them are taken apart in a thread: that takes some milliseconds a megabyte."""
 
 
 @dataclass(frozen=True)
@@ -24,46 +26,48 @@ class Upload:
     options: dict[str, Any] = field(default_factory=dict)
 
 
-class _InMemoryParser(MultiPartParser):
-    """Starlette's parser, without its temporary files: the body is limited already, and a disk may be read-only."""
+async def read_upload(receive: Receive, content_type: bytes, max_pictures: int) -> Upload:
+    """Read a body to its end, and what is in it as `upload_of` does.
 
-    spool_max_size = 2**31
-    ended = False
-
-    def on_end(self) -> None:
-        """Note that the last boundary came."""
-        self.ended = True
-
-    async def parse(self) -> FormData:
-        """Parse as Starlette does, and refuse a body cut short, whose last file it leaves out silently."""
-        form = await super().parse()
-        if not self.ended:
-            for file in self._files_to_close_on_error:
-                file.close()
-            raise MultiPartException("it ends before its last boundary.")
-        return form
+    Raises:
+        BodyTooLarge: the body passes the limit while it comes.
+        CallerLeft: the connection closed before the end of the body.
+        EmptyBody, InvalidRequest: as `upload_of`.
+    """
+    body = await read_body(receive)
+    if len(body) <= _LONG or media_type(content_type) not in (MULTIPART, JSON):
+        return upload_of(body, content_type, max_pictures)
+    return await asyncio.to_thread(upload_of, body, content_type, max_pictures)
 
 
-async def read_upload(scope: Scope, receive: Receive, content_type: bytes, max_pictures: int) -> Upload:
-    """Read a body. Anything but `multipart/form-data` and `application/json` counts as the bytes of one picture,
+def upload_of(body: bytes, content_type: bytes, max_pictures: int) -> Upload:
+    """What is in a body. Anything but `multipart/form-data` and `application/json` counts as the bytes of one picture,
     so that `curl --data-binary @picture.jpg` works without a header.
 
     Raises:
         EmptyBody: there is no picture in it.
         InvalidRequest: broken multipart or JSON, or more than `max_pictures` pictures.
-        BodyTooLarge: the body passes the limit while it comes.
-        CallerLeft: the connection closed before the end of the body.
     """
-    kind = content_type.partition(b";")[0].strip().lower()
-    if kind == b"multipart/form-data":
-        upload = await _multipart(Request(scope, receive), max_pictures)
-    elif kind == b"application/json":
-        upload = _json(await read_body(receive), max_pictures)
+    kind = media_type(content_type)
+    if kind == MULTIPART:
+        upload = Upload()
+        for name, content in parts_of(body, content_type, max_pictures):
+            if isinstance(content, bytes):
+                upload.pictures.append(content)
+            else:
+                upload.options[name] = content
+    elif kind == JSON:
+        upload = _json(body, max_pictures)
     else:
-        return Upload([await read_body(receive)])
+        return Upload([body])
     if not upload.pictures:
         raise EmptyBody
     return upload
+
+
+def media_type(content_type: bytes) -> bytes:
+    """The media type of a `Content-Type`, without its parameters."""
+    return content_type.partition(b";")[0].strip().lower()
 
 
 async def read_options(receive: Receive) -> dict[str, Any]:
@@ -91,26 +95,6 @@ async def read_body(receive: Receive) -> bytes:
         chunks.append(message.get("body", b""))
         if not message.get("more_body", False):
             return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-async def _multipart(request: Request, max_pictures: int) -> Upload:
-    parser = _InMemoryParser(request.headers, request.stream(), max_files=max_pictures, max_fields=_MAX_FIELDS)
-    try:
-        form = await parser.parse()
-    except ClientDisconnect:
-        raise CallerLeft from None
-    except MultiPartException as error:
-        raise InvalidRequest(f"The multipart body cannot be read: {error.message[:200]}") from None
-    except UnicodeError:  # of charsets such as `undefined`, which Python knows and cannot decode
-        raise InvalidRequest("The multipart body cannot be read: its charset is not for text.") from None
-    upload = Upload()
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile):
-            upload.pictures.append(await value.read())
-        else:
-            upload.options[name] = value
-    await form.close()
-    return upload
 
 
 def _json(body: bytes, max_pictures: int) -> Upload:

@@ -277,8 +277,8 @@ def test_a_broken_form_is_the_fault_of_its_sender(service: Service, name: str) -
 @pytest.mark.parametrize(
     ("parts", "told"),
     [
-        (part('Content-Disposition: form-data; name="top_k"', b"1") * 17, "Maximum number of fields is 16"),
-        (file_part(RED) * 5, "Maximum number of files is 4"),
+        (part('Content-Disposition: form-data; name="top_k"', b"1") * 17, "at most 16 fields"),
+        (file_part(RED) * 5, "at most 4 files"),
         (file_part(RED) + file_part(GREEN)[:-9], "ends before its last boundary"),
     ],
 )

@@ -1,0 +1,119 @@
+"""Multipart bodies (RFC 7578), whole in memory: a picture is there anyway, and a disk may be read-only."""
+
+import codecs
+from collections.abc import Callable
+from typing import Any, cast
+
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser, parse_options_header
+
+from app.errors import InvalidRequest
+
+_MAX_FIELDS = 16
+_MAX_FIELD_BYTES = 65_536
+
+Part = tuple[str, str | bytes]
+"""A name with its text, or with the bytes of a file."""
+
+
+def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
+    """The parts of a body, in order. A part with a `filename` is a file.
+
+    Raises:
+        InvalidRequest: the boundary is missing, the body is cut short or makes no sense, or there are more than
+            `max_files` files or 16 fields.
+    """
+    _, parameters = parse_options_header(content_type)
+    boundary = parameters.get(b"boundary")
+    if not boundary:
+        raise _unreadable("its header names no boundary.")
+    reader = _Reader(_charset(parameters.get(b"charset", b"utf-8")), max_files)
+    try:
+        parser = MultipartParser(boundary, cast(Any, reader.callbacks()))
+        parser.write(body)
+        parser.finalize()
+    except FormParserError:
+        raise _unreadable("it is no valid multipart.") from None
+    except (UnicodeError, LookupError):  # of charsets such as `undefined` or `rot13`, which Python knows and cannot use
+        raise _unreadable("its charset is not for text.") from None
+    if not reader.ended:
+        raise _unreadable("it ends before its last boundary.")
+    return reader.parts
+
+
+class _Reader:
+    """Collects what the parser finds."""
+
+    def __init__(self, charset: str, max_files: int) -> None:
+        self.parts: list[Part] = []
+        self.ended = False
+        self._charset = charset
+        self._left = {True: max_files, False: _MAX_FIELDS}
+        self._max_files = max_files
+        self._header = [b"", b""]
+        self._disposition = b""
+        self._name = ""
+        self._is_file = False
+        self._data: list[bytes] = []
+
+    def callbacks(self) -> dict[str, Callable[..., Any]]:
+        """What the parser calls."""
+        return {
+            "on_part_begin": self._begin, "on_part_data": self._collect, "on_part_end": self._end,
+            "on_header_field": self._header_name, "on_header_value": self._header_value,
+            "on_header_end": self._header_end, "on_headers_finished": self._headers_finished, "on_end": self._all_read,
+        }  # fmt: skip
+
+    def _begin(self) -> None:
+        self._disposition, self._data = b"", []
+
+    def _collect(self, data: bytes, start: int, end: int) -> None:
+        self._data.append(data[start:end])
+        if not self._is_file and sum(map(len, self._data)) > _MAX_FIELD_BYTES:
+            raise _unreadable(f"a field is longer than {_MAX_FIELD_BYTES} bytes.")
+
+    def _end(self) -> None:
+        content = self._data[0] if len(self._data) == 1 else b"".join(self._data)
+        self.parts.append((self._name, content if self._is_file else self._decoded(content)))
+
+    def _header_name(self, data: bytes, start: int, end: int) -> None:
+        self._header[0] += data[start:end]
+
+    def _header_value(self, data: bytes, start: int, end: int) -> None:
+        self._header[1] += data[start:end]
+
+    def _header_end(self) -> None:
+        if self._header[0].lower() == b"content-disposition":
+            self._disposition = self._header[1]
+        self._header = [b"", b""]
+
+    def _headers_finished(self) -> None:
+        _, parameters = parse_options_header(self._disposition)
+        if b"name" not in parameters:
+            raise _unreadable("a part has no name in its Content-Disposition.")
+        self._name = self._decoded(parameters[b"name"])
+        self._is_file = b"filename" in parameters
+        self._left[self._is_file] -= 1
+        if self._left[self._is_file] < 0:
+            limit = f"{self._max_files} files" if self._is_file else f"{_MAX_FIELDS} fields"
+            raise _unreadable(f"there are too many parts; at most {limit} are taken in one request.")
+
+    def _all_read(self) -> None:
+        self.ended = True
+
+    def _decoded(self, text: bytes) -> str:
+        try:
+            return text.decode(self._charset)
+        except UnicodeDecodeError:
+            return text.decode("latin-1")
+
+
+def _charset(name: bytes) -> str:
+    try:
+        return codecs.lookup(name.decode("latin-1")).name
+    except LookupError:
+        return "latin-1"
+
+
+def _unreadable(why: str) -> InvalidRequest:
+    return InvalidRequest(f"The multipart body cannot be read: {why}")
