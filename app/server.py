@@ -42,7 +42,8 @@ def listen(host: str, port: int) -> tuple[socket.socket, ...]:
     except OSError as error:
         for listener in listeners:
             listener.close()
-        raise InvalidSettings(f"host {host!r}, port {port}: {error.strerror}.") from None
+        reason = str(error.strerror).partition(" (")[0]  # what stands behind says the address again
+        raise InvalidSettings(f"host {host!r}, port {port}: {reason}.") from None
     return tuple(listeners)
 
 
@@ -58,7 +59,7 @@ def addresses(listeners: tuple[socket.socket, ...]) -> list[str]:
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     """The fastest event loop there is here: uvloop's, or asyncio's own."""
-    return uvicorn.Config("").get_loop_factory()
+    return uvicorn.Config("", log_config=None).get_loop_factory()
 
 
 class Server(uvicorn.Server):
@@ -167,7 +168,7 @@ class _Connection(HttpToolsProtocol):
             and parser.get_http_version() == "1.1"
             and (exchange := self._fast_path.offer(self.url, self.headers)) is not None
         ):
-            self.cycle = cast(RequestResponseCycle, _ShortCycle(self, exchange, super().on_headers_complete))
+            self.cycle = cast(RequestResponseCycle, _ShortCycle(self, exchange))
         else:
             super().on_headers_complete()
 
@@ -183,39 +184,33 @@ class _ShortCycle:
     """What stands for uvicorn's cycle of request and response while a request takes the fast path: the protocol fills
     `body` and calls `message_event.set`, and looks whether the response is complete."""
 
-    def __init__(self, connection: _Connection, exchange: Exchange, long_way: Callable[[], None]) -> None:
+    def __init__(self, connection: _Connection, exchange: Exchange) -> None:
         self.body = bytearray()
         self.more_body = True
         self.response_complete = False
         self.disconnected = False
         self.keep_alive = True
-        self.message_event = self
         self._connection = connection
         self._exchange = exchange
-        self._long_way = long_way
+
+    @property
+    def message_event(self) -> "_ShortCycle":
+        """Itself: an attribute would leave every request to the garbage collector."""
+        return self
 
     def set(self) -> None:
         """Begin once the body is whole; give up when the caller is gone."""
         if self.disconnected:
             self._exchange.leave()
-        elif not (self.more_body or self.response_complete or self._begun()):
-            self._go_the_long_way()
-
-    def _begun(self) -> bool:
-        return self._exchange.begin(bytes(self.body), self._respond)
-
-    def _go_the_long_way(self) -> None:
-        """Give the request to the application after all, with the body that came."""
-        self.response_complete = True  # for the protocol to begin another cycle
-        self._long_way()
-        cycle = self._connection.cycle
-        cycle.body, cycle.more_body = self.body, False
-        cycle.message_event.set()
+        elif not (self.more_body or self.response_complete):
+            body = bytes(self.body)
+            self.body.clear()  # this object stays until the next request of its connection
+            self._exchange.begin(body, self._respond)
 
     def _respond(self, status: bytes, answer: bytes) -> None:
-        if self.disconnected:
-            return
         connection = self._connection
+        if connection.transport.is_closing():
+            return
         own = [b"%b: %b\r\n" % header for header in connection.server_state.default_headers]
         closing = b"" if self.keep_alive else b"connection: close\r\n"
         connection.transport.write(b"".join([status, *own, closing, answer]))
