@@ -11,6 +11,7 @@ from app.errors import InvalidRequest
 
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 65_536
+_USUAL_HEADERS = 4
 
 Part = tuple[str, str | bytes]
 """A name with its text, or with the bytes of a file."""
@@ -29,6 +30,10 @@ def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
         raise _unreadable("its header names no boundary.")
     reader = _Reader(_charset(parameters.get(b"charset", b"utf-8")), max_files)
     try:
+        if (pieces := _pieces(body, boundary)) is not None:
+            for disposition, content in pieces:
+                reader.add(disposition, content)
+            return reader.parts
         parser = MultipartParser(boundary, cast(Any, reader.callbacks()))
         parser.write(body)
         parser.finalize()
@@ -39,6 +44,29 @@ def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
     if not reader.ended:
         raise _unreadable("it ends before its last boundary.")
     return reader.parts
+
+
+def _pieces(body: bytes, boundary: bytes) -> list[tuple[bytes, bytes]] | None:
+    """Content-Disposition and content of each part of a body as clients write them; None for whatever is unusual, which
+    is left to the parser: it looks at every byte of every header, and takes as long as decoding a small picture."""
+    delimiter = b"--" + boundary
+    first, *others = body.split(b"\r\n" + delimiter)
+    if not first.startswith(delimiter) or not others or others.pop() not in (b"--", b"--\r\n"):
+        return None
+    pieces = []
+    for piece in (first[len(delimiter) :], *others):
+        head, blank, content = piece.partition(b"\r\n\r\n")
+        lines = head.split(b"\r\n")
+        if not blank or lines.pop(0) or len(lines) > _USUAL_HEADERS:
+            return None
+        headers = [line.partition(b": ") for line in lines]
+        if not all(name.replace(b"-", b"").isalpha() and colon for name, colon, _ in headers):
+            return None
+        found = [value for name, _, value in headers if name.lower() == b"content-disposition"]
+        if len(found) != 1:
+            return None
+        pieces.append((found[0], content))
+    return pieces
 
 
 class _Reader:
@@ -55,6 +83,13 @@ class _Reader:
         self._name = ""
         self._is_file = False
         self._data: list[bytes] = []
+
+    def add(self, disposition: bytes, content: bytes) -> None:
+        """Take one whole part."""
+        self._disposition, self._data = disposition, []
+        self._headers_finished()
+        self._collect(content, 0, len(content))
+        self._end()
 
     def callbacks(self) -> dict[str, Callable[..., Any]]:
         """What the parser calls."""
