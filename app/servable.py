@@ -160,7 +160,9 @@ class Servable:
         if as_picture and prepared.picture is not None:
             size = max(size, prepared.picture.pixels, len(data or b""))
         answer = await self._near(size, lambda: finish(outputs, prepared, options))
-        return Prediction(answer, self._observed(decoded - begun, queued, ran, self._clock() - inferred))
+        timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
+        self._observe(timings)
+        return Prediction(answer, timings)
 
     def begin(
         self,
@@ -195,12 +197,11 @@ class Servable:
                 deliver(outcome)
                 return
             conclude = partial(self._conclude, lambda: draw(outcome.tensors, prepared, options), outcome, decode)
-            if max(array.size for array in outcome.tensors.values()) <= INLINE_SIZE:
-                deliver(conclude())
+            if max((array.size for array in outcome.tensors.values()), default=0) <= INLINE_SIZE:
+                self._tell(deliver, conclude())
                 return
-            loop = asyncio.get_running_loop()
-            concluding = self._pool.submit(conclude)
-            concluding.add_done_callback(lambda done: loop.call_soon_threadsafe(deliver, done.result()))
+            concluding = asyncio.get_running_loop().run_in_executor(self._pool, conclude)
+            concluding.add_done_callback(lambda done: self._tell(deliver, done.result()))
 
         return self.jobs.start(prepared.tensors, rows, deadline, finish)
 
@@ -212,13 +213,17 @@ class Servable:
             answer = make()
         except Exception as error:  # for whoever waits: it may have been raised in a thread
             return error
-        queue, inference = finished.queue_seconds, finished.run_seconds
-        return Prediction(answer, self._observed(decode, queue, inference, self._clock() - begun))
+        return Prediction(answer, Timings(decode, finished.queue_seconds, finished.run_seconds, self._clock() - begun))
 
-    def _observed(self, decode: float, queue: float, inference: float, encode: float) -> Timings:
-        self._metrics.decode.observe(decode)
-        self._metrics.encode.observe(encode)
-        return Timings(decode, queue, inference, encode)
+    def _tell(self, deliver: Callable[[Prediction | Exception], None], outcome: Prediction | Exception) -> None:
+        """Deliver on the loop's thread, which alone writes metrics."""
+        if isinstance(outcome, Prediction):
+            self._observe(outcome.timings)
+        deliver(outcome)
+
+    def _observe(self, timings: Timings) -> None:
+        self._metrics.decode.observe(timings.decode)
+        self._metrics.encode.observe(timings.encode)
 
     async def close(self) -> None:
         """Answer what was accepted, take nothing more, and give the sessions back."""

@@ -4,19 +4,19 @@ What it leaves out is a task, a scope and the messages between server and applic
 and inference of a 28x28 picture together. What it answers is what `TaskEndpoint` would answer.
 """
 
+import asyncio
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import Final
+from typing import Any, Final
 
 from app.api.calls import Call, accepted_form, call_from_query, call_with_body, timeout_seconds
 from app.api.errors import problem_answer, status_of
 from app.api.middleware import Edge, Record, headers_for, headers_read
-from app.api.task_routes import TaskEndpoint, json_body
+from app.api.task_routes import TaskEndpoint, answer_body, json_body
 from app.api.uploads import Upload, options_in, upload_of
 from app.errors import CallerLeft, InternalError, ServiceError
-from app.scheduling.batcher import Drop
 from app.servable import INLINE_SIZE, Prediction, Servable
 from app.telemetry.logs import request_id
 
@@ -29,6 +29,8 @@ _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\
 Headers = Iterable[tuple[bytes, bytes]]
 Respond = Callable[[bytes, bytes], None]
 """Writes an answer: its first line, then headers and body; the server puts its own headers between."""
+_Outcome = Prediction | bytes | Exception
+"""What a request comes to: a prediction, the body of an answer, or the error that is to be told."""
 
 
 class FastPath:
@@ -37,6 +39,7 @@ class FastPath:
     def __init__(self, endpoints: Mapping[str, TaskEndpoint], edge: Edge) -> None:
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._edge = edge
+        self._longest = min(INLINE_SIZE, edge.max_body_bytes)
 
     def offer(self, url: bytes, headers: Headers) -> "Exchange | None":
         """An exchange for a POST with these headers, or None where it has to go the long way: another route, a body
@@ -45,7 +48,7 @@ class FastPath:
         if (endpoint := self._endpoints.get(path)) is None:
             return None
         found = headers_read(headers)
-        if not _is_short(found, endpoint.takes_picture):
+        if not _is_short(found, self._longest, endpoint.takes_picture):
             return None
         record = Record.of(found)
         record.task = endpoint.task.kind
@@ -60,9 +63,9 @@ class FastPath:
         return Exchange(self._edge, endpoint, query, servable, call, deadline, as_picture, record)
 
 
-def _is_short(headers: Mapping[bytes, bytes], takes_picture: bool) -> bool:
+def _is_short(headers: Mapping[bytes, bytes], longest: int, takes_picture: bool) -> bool:
     length = headers.get(b"content-length", b"")
-    if not length.isdigit() or len(length) > 9 or int(length) > INLINE_SIZE or b"content-encoding" in headers:
+    if not length.isdigit() or len(length) > 9 or int(length) > longest or b"content-encoding" in headers:
         return False
     return length != b"0" or not takes_picture
 
@@ -83,30 +86,39 @@ class Exchange:
         self._as_picture = as_picture
         self._record = record
         self._begun = edge.clock()
-        self._drop: Drop | None = None
+        self._drop: Callable[[], object] | None = None
+        """Gives the answer up while it is made."""
 
-    def begin(self, body: bytes, respond: Respond) -> bool:
-        """Begin to answer; False where the picture is too large to be decoded here, several came, or the images asked
-        for are more than a batch: nothing was begun."""
+    def begin(self, body: bytes, respond: Respond) -> None:
+        """Begin to answer what the body asks."""
 
-        def deliver(outcome: Prediction | Exception) -> None:
-            respond(*self._answer(outcome))
+        def deliver(outcome: _Outcome) -> None:
+            self._drop = None  # it knows the job, which knows this function: a circle for the garbage collector
+            if not self._record.status:  # else the caller left while a thread made the answer
+                respond(*self._answer(outcome))
 
         try:
             upload = self._read(body)
-            if len(upload.pictures) > 1:
-                return False
             if upload.options:
                 self._call = call_with_body(self._endpoint.task.kind, self._query, upload.options)
                 self._servable = self._endpoint.find(self._call, self._record)
-            picture = upload.pictures[0] if upload.pictures else None
-            if isinstance(picture, ServiceError):
-                raise picture
-            self._drop = self._servable.begin(picture, self._call.options, self._deadline, deliver, self._as_picture)
+            self._drop = self._begin(upload.pictures, deliver)
         except Exception as error:
             deliver(error)
-            return True
-        return self._drop is not None
+
+    def _begin(
+        self, pictures: Sequence[bytes | ServiceError], deliver: Callable[[_Outcome], None]
+    ) -> Callable[[], object]:
+        """Begin at once; or with a task, where the picture is too large for the loop's thread, several came, or the
+        images asked for are more than a batch."""
+        picture = pictures[0] if pictures else None
+        if len(pictures) <= 1 and not isinstance(picture, ServiceError):
+            options = self._call.options
+            drop = self._servable.begin(picture, options, self._deadline, deliver, self._as_picture)
+            if drop is not None:
+                return drop
+        answering = answer_body(self._servable, self._call, pictures, self._deadline, self._as_picture, self._record)
+        return asyncio.get_running_loop().create_task(_delivered(answering, deliver)).cancel
 
     def _read(self, body: bytes) -> Upload:
         if not self._endpoint.takes_picture:
@@ -116,9 +128,11 @@ class Exchange:
 
     def leave(self) -> None:
         """The caller is gone: nobody reads the answer."""
-        if self._drop is None or self._record.status:
+        if self._record.status:
             return
-        self._drop()
+        if self._drop is not None:
+            self._drop()
+            self._drop = None
         self._record.status = status_of(CallerLeft())
         self._finish()
 
@@ -130,21 +144,28 @@ class Exchange:
         request_id.reset(token)
         return seconds
 
-    def _answer(self, outcome: Prediction | Exception) -> tuple[bytes, bytes]:
+    def _answer(self, outcome: _Outcome) -> tuple[bytes, bytes]:
         record = self._record
-        if isinstance(outcome, Exception):
-            status, headers, body = problem_answer(self._known(outcome), record.id)
-        else:
-            answer, record.timings = outcome
-            if isinstance(answer, bytes):
-                status, headers, body = 200, _PNG, answer
-            else:
-                status, headers, body = 200, _JSON, json_body(self._servable, answer)
+        try:
+            status, headers, body = self._parts(outcome)
+        except Exception as error:
+            status, headers, body = self._parts(error)
         record.status = status
         seconds = self._finish()
         own = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
         rest = b"".join([b"%b: %b\r\n" % header for header in headers_for(record, seconds)])
         return _STATUS_LINES[status], b"content-length: %d\r\n%b%b\r\n%b" % (len(body), own, rest, body)
+
+    def _parts(self, outcome: _Outcome) -> tuple[int, Mapping[str, str], bytes]:
+        """Status, headers and body."""
+        if isinstance(outcome, Exception):
+            return problem_answer(self._known(outcome), self._record.id)
+        if isinstance(outcome, bytes):
+            body = outcome
+        else:
+            answer, self._record.timings = outcome
+            body = answer if isinstance(answer, bytes) else json_body(self._servable, answer)
+        return 200, _PNG if self._as_picture else _JSON, body
 
     def _known(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):
@@ -153,3 +174,12 @@ class Exchange:
         logger.error("unexpected failure on /%s", self._record.task, exc_info=error)
         request_id.reset(token)
         return InternalError()
+
+
+async def _delivered(answering: Coroutine[Any, Any, bytes], deliver: Callable[[_Outcome], None]) -> None:
+    try:
+        body = await answering
+    except Exception as error:
+        deliver(error)
+    else:
+        deliver(body)

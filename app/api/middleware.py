@@ -98,7 +98,7 @@ class Edge:
     ) -> None:
         self._app = app
         self._direct = direct
-        self._max_body_bytes = max_body_bytes
+        self.max_body_bytes = max_body_bytes
         self._metrics = metrics
         self.clock = clock
 
@@ -143,8 +143,8 @@ class Edge:
     def _check(self, headers: Headers) -> None:
         """Refuse from the headers alone what would be refused after reading the body."""
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > self._max_body_bytes:
-            raise BodyTooLarge(self._max_body_bytes)
+        if length.isdigit() and int(length[:20]) > self.max_body_bytes:
+            raise BodyTooLarge(self.max_body_bytes)
         encoding = headers.get(b"content-encoding", b"identity").lower()
         if encoding != b"identity":
             raise UnsupportedEncoding(encoding.decode("latin-1"))
@@ -157,8 +157,8 @@ class Edge:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self._max_body_bytes:
-                raise BodyTooLarge(self._max_body_bytes)
+            if received > self.max_body_bytes:
+                raise BodyTooLarge(self.max_body_bytes)
             return message
 
         return receive_counted

@@ -87,7 +87,7 @@ class TaskEndpoint:
         if upload.options:
             call = call_with_body(self._kind, query, upload.options)
             servable = self.find(call, record)
-        answering = _answer(servable, call, upload.pictures, deadline, as_picture, record)
+        answering = answer_body(servable, call, upload.pictures, deadline, as_picture, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
         body = await (answering if servable.inline else _unless_caller_leaves(receive, answering))
         media_type = b"image/png" if as_picture else b"application/json"
@@ -112,7 +112,7 @@ async def _elsewhere() -> None:
     raise RouteNotFound
 
 
-async def _answer(
+async def answer_body(
     servable: Servable,
     call: Call,
     pictures: Sequence[bytes | ServiceError],
