@@ -3,12 +3,14 @@
 import pytest
 
 from app.errors import InvalidSettings
+from app.main import worker_count
+from app.runtime.cores import usable_cores
 from app.settings import FORMATS, load_settings
 
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("IMAGO_PORT", "IMAGO_FORMATS", "IMAGO_DEFAULT_MODELS"):
+    for name in ("IMAGO_PORT", "IMAGO_WORKERS", "IMAGO_FORMATS", "IMAGO_DEFAULT_MODELS"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -33,6 +35,11 @@ def test_an_unknown_variable_is_refused_and_the_nearest_named(monkeypatch: pytes
     [
         ({"port": "x"}, "port: Input should be a valid integer"),
         ({"port": "70000"}, "port: Input should be less than or equal to 65535"),
+        ({"workers": "65"}, "workers: Input should be less than or equal to 64"),
+        ({"workers": "-1"}, "workers: Input should be greater than or equal to 0"),
+        ({"workers": "many"}, "workers: Input should be a valid integer"),
+        ({"workers": ""}, "workers: Input should be a valid integer"),
+        ({"workers": "1.5"}, "workers: Input should be a valid integer"),
         ({"device": "gpu"}, "device: Input should be 'auto', 'cpu' or 'cuda'"),
         ({"formats": "png,jpg"}, "formats: 'jpg' is no format; did you mean 'jpeg'"),
         ({"default_models": "classify"}, "default_models: write task=model"),
@@ -49,6 +56,19 @@ def test_lists_are_separated_by_commas() -> None:
     settings = load_settings({"formats": "png, GIF", "default_models": "classify=a, segment=b"})
     assert settings.formats == ("png", "gif")
     assert settings.default_models == {"classify": "a", "segment": "b"}
+
+
+@pytest.mark.parametrize(("given", "workers"), [("auto", 0), ("0", 0), ("1", 1), ("64", 64)])
+def test_workers_are_a_number_or_chosen_here(monkeypatch: pytest.MonkeyPatch, given: str, workers: int) -> None:
+    assert load_settings({"workers": given}).workers == workers
+    monkeypatch.setenv("IMAGO_WORKERS", given)
+    assert load_settings({}).workers == workers
+
+
+def test_one_worker_a_core_is_what_is_chosen_here() -> None:
+    assert load_settings({}).workers == 0
+    assert worker_count(load_settings({})) == min(usable_cores(), 16)
+    assert worker_count(load_settings({"workers": "3"})) == 3
 
 
 def test_all_formats_can_be_switched_on() -> None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from app.errors import InvalidModel
 from training.recipes import RECIPES
 from training.version import open_version
 
@@ -13,9 +14,18 @@ class ScoreDiffers(Exception):
 
 
 def verify(folder: Path, data: Path) -> dict[str, float]:
-    """Score a version on held-out data. Raises ScoreDiffers, app.errors.InvalidModel or BrokenData."""
+    """Score a version on held-out data.
+
+    Raises:
+        ScoreDiffers: it does not score what its manifest says.
+        InvalidModel: the folder breaks the contract, or no recipe made it: an adopted version has no score.
+        BrokenData: the data cannot be read.
+    """
     version = open_version(folder)
-    recipe = RECIPES[str(version.manifest.training["recipe"])]
+    recipe = RECIPES.get(str(version.manifest.training.get("recipe")))
+    if recipe is None:
+        name = f"{version.manifest.name}/{version.manifest.version}"
+        raise InvalidModel(f"{name} was made by no recipe, so no data can tell what it should score.")
     found = recipe.score(version, data)
     for name, value in found.items():
         recorded = version.manifest.metrics.get(name)

@@ -41,7 +41,7 @@ class Follower:
         self._registry: Registry | None = None
 
     async def follow(self, registry: Registry, control: socket.socket, stop: Callable[[], None]) -> None:
-        """Follow the engine until cancelled; calls `stop` when the supervisor is gone."""
+        """Follow the engine until cancelled; calls `stop` when the supervisor is gone, or this fails."""
         self._registry = registry
         connecting: set[asyncio.Task[None]] = set()
 
@@ -51,10 +51,14 @@ class Follower:
             task.add_done_callback(connecting.discard)
 
         Control(control, introduce, stop)
-        while await self._news.wait():
-            self._news.clear()
-            if self._latest is not None:
-                await self._apply(registry, self._latest)
+        try:
+            while await self._news.wait():
+                self._news.clear()
+                if self._latest is not None:
+                    await self._apply(registry, self._latest)
+        except Exception:
+            logger.exception("the engine cannot be followed any more")
+            stop()  # whoever takes this place begins anew
 
     async def open(self, folder: Path, manifest: Manifest, serving: ServingConfig) -> Servable:
         """Make the servable of a version that the engine told of.
@@ -81,8 +85,8 @@ class Follower:
         """Do as the engine did, unless it tells of something newer meanwhile, or is gone."""
         try:
             registry.look()
-        except InvalidSettings as error:
-            logger.error("%s", error.detail)
+        except (InvalidSettings, OSError) as error:
+            logger.error("no models can be looked for now: %s", error)
             asyncio.get_running_loop().call_later(_RETRY, self._news.set)
             return
         for told in message["entries"]:

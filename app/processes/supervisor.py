@@ -25,7 +25,6 @@ _GRACE = 5.0
 _SHORT_LIFE = 5.0
 """A child that ended sooner waits before it is started again: twice as long each time, from 0.1 to 10 seconds."""
 _STOPPING = (signal.SIGTERM, signal.SIGINT)
-_HEEDED = (*_STOPPING, signal.SIGCHLD)
 
 
 @dataclass
@@ -62,6 +61,7 @@ class Supervisor:
         """Once it stops: when those are killed that have not ended."""
         self._asked = False
         self._status = 0
+        self._heeded = (*_STOPPING, signal.SIGCHLD)
 
     def __repr__(self) -> str:
         return f"<Supervisor: {', '.join(f'{child} {child.pid}' for child in self._children.values())}>"
@@ -71,7 +71,7 @@ class Supervisor:
         wake, waker = socket.socketpair()
         for end in (wake, waker):
             end.setblocking(False)
-        for heeded in _HEEDED:
+        for heeded in self._heeded:
             signal.signal(heeded, lambda *_: None)
         signal.set_wakeup_fd(waker.fileno(), warn_on_full_buffer=False)
         with wake, waker:
@@ -147,7 +147,9 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            signal.pthread_sigmask(signal.SIG_BLOCK, _HEEDED)  # what the child gets is not for the handlers of here
+            signal.pthread_sigmask(
+                signal.SIG_BLOCK, self._heeded
+            )  # what the child gets is not for our handlers
             try:
                 pid = os.fork()
                 if pid == 0:
@@ -157,7 +159,7 @@ class Supervisor:
                 ours.close()
                 raise
             finally:
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, self._heeded)
         return pid, ours
 
     def _become(self, number: int, control: socket.socket) -> NoReturn:
@@ -165,9 +167,9 @@ class Supervisor:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
-            for heeded in _HEEDED:
+            for heeded in self._heeded:
                 signal.signal(heeded, signal.SIG_DFL)
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _HEEDED)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, self._heeded)
             os.setpgid(0, 0)  # Ctrl-C reaches the supervisor alone, which stops them in order
             for other in self._children.values():
                 other.control.close()

@@ -244,6 +244,17 @@ def test_a_folder_that_cannot_be_read_now_is_read_later(
     assert "is no folder" in caplog.records[0].message
 
 
+def test_a_worker_that_cannot_follow_its_engine_ends(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        async with worker(root) as one:
+            one.hear({"unheard": "of"})
+            await until(lambda: one.stopped)
+
+    with caplog.at_level(logging.ERROR, "imago.processes"):
+        run(scenario)
+    assert caplog.records[0].message == "the engine cannot be followed any more"
+
+
 def test_a_worker_is_told_when_its_supervisor_is_gone(root: Path) -> None:
     async def scenario() -> None:
         async with worker(root) as one:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.make_models import make_classifier
 from training.__main__ import cli, main
 
 SMALL = ["--epochs", "1", "--batch-size", "8", "--set", "widths=[8,8,8]", "--set", "precision=float32"]
@@ -22,6 +23,16 @@ def test_fit_export_verify_from_end_to_end(data: Path, tmp_path: Path, monkeypat
     assert run_main(["fit", "cifar10-classifier", *source, *SMALL]) == 0
     assert run_main(["export", "cifar10-classifier", *source, *run, *models]) == 0
     assert run_main(["verify", "models/cifar10-classifier/1", *source]) == 0
+
+
+def test_a_version_that_no_recipe_made_cannot_be_verified(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_classifier(tmp_path)
+    assert run_main(["verify", str(folder), "--data", str(data)]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "tiny-classifier/1 was made by no recipe, so no data can tell what it should score." in error
+    assert "Traceback" not in error
 
 
 def test_missing_data_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
