@@ -139,7 +139,7 @@ def _first_answer(server: Running, hint: str) -> bytes:
             if status == 200:
                 return body
             last = f"{status} {body[:200].decode(errors='replace')}"
-        time.sleep(0.05)
+        time.sleep(0.02)
     raise StartFailed(f"no good answer in {_FIRST_ANSWER_SECONDS:.0f} s but {last}: {hint}")
 
 

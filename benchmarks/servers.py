@@ -109,7 +109,10 @@ class Peer(Server):
             "PATH": f"{python.parent}:{os.environ['PATH']}", **self.variables,
             **self.by_network.get(workload.network, {}),
         }  # fmt: skip
-        filled = {name: value.replace("{port}", str(port)) for name, value in variables.items()}
+        filled = {
+            name: value.replace("{port}", str(port)).replace("{scratch}", str(scratch))
+            for name, value in variables.items()
+        }
         return Start((str(python), "-m", f"benchmarks.peers.{self.script}.server"), filled)
 
     def request(self, workload: Workload, picture: bytes | None) -> Request:
@@ -123,7 +126,8 @@ class Peer(Server):
 
 
 _MOSEC = {
-    "MOSEC_PORT": "{port}", "MOSEC_ADDRESS": "127.0.0.1", "MOSEC_TIMEOUT": "60000", "MOSEC_LOG_LEVEL": "warning",
+    "MOSEC_PORT": "{port}", "MOSEC_ADDRESS": "127.0.0.1", "MOSEC_PATH": "{scratch}/mosec", "MOSEC_TIMEOUT": "60000",
+    "MOSEC_LOG_LEVEL": "warning",
 }  # fmt: skip
 _PROTOCOL_PATH = "/v2/models/classify/infer"
 

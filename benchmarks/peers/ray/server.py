@@ -35,6 +35,7 @@ def main() -> None:
     passed = {name: value for name, value in os.environ.items() if name.startswith(("PEER_", "BENCHMARK_"))}
     ray.init(
         num_cpus=os.cpu_count(), include_dashboard=False, log_to_driver=False, object_store_memory=300 * 2**20,
+        _temp_dir=str(settings.scratch),
         runtime_env={"env_vars": {**passed, "PYTHONPATH": os.environ["PYTHONPATH"]}},
     )  # fmt: skip
     serve.start(http_options={"host": "127.0.0.1", "port": settings.port}, logging_config=QUIET)
