@@ -147,9 +147,7 @@ class Supervisor:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         with theirs:
-            signal.pthread_sigmask(
-                signal.SIG_BLOCK, self._heeded
-            )  # what the child gets is not for our handlers
+            signal.pthread_sigmask(signal.SIG_BLOCK, self._heeded)  # what the child gets is not for our handlers
             try:
                 pid = os.fork()
                 if pid == 0:
