@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import random
 import socket
 import time
 from pathlib import Path
@@ -16,7 +17,7 @@ from app.processes.remote import ERRORS, RemoteJobs
 from app.scheduling.batcher import Finished
 from app.scheduling.policy import Limits
 from app.telemetry.metrics import Metrics
-from tests.processes.engines import KEY, POISON, ROW_BYTES, SIZE, Caller, House, engine
+from tests.processes.engines import FOREVER, KEY, POISON, ROW_BYTES, SIZE, Caller, House, engine
 from tests.processes.scenario import pair, run, until
 
 
@@ -305,6 +306,40 @@ def test_answers_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -
             answers.give_back(hog)
             assert answer(await caller.run(4, rows=4)) == [4, 4, 4, 4]
             await nothing_taken(house)
+
+    run(scenario)
+
+
+def test_whatever_callers_and_workers_do_no_memory_and_no_load_stays_behind(tmp_path: Path) -> None:
+    dice = random.Random(11)
+    known = {Finished, asyncio.CancelledError, NotReady, InferenceFailed, Overloaded}
+
+    async def scenario() -> None:
+        async with engine(tmp_path, workers=2) as (house, callers):
+            jobs: list[asyncio.Task[Finished]] = []
+            for _ in range(600):
+                match dice.choices(("run", "leave", "die", "turn", "wait"), (20, 6, 1, 20, 5))[0]:
+                    case "run":
+                        value = POISON if dice.random() < 0.05 else dice.randint(0, 60)
+                        deadline = house.now - 1 if dice.random() < 0.05 else FOREVER
+                        jobs.append(dice.choice(callers).run(value, dice.randint(1, 4), deadline))
+                    case "leave" if jobs:
+                        dice.choice(jobs).cancel()
+                    case "die":
+                        one = dice.choice(callers)
+                        one.cut()
+                        await one.connect(house.control)
+                    case "turn":
+                        await asyncio.sleep(0)
+                    case "wait":
+                        house.gate.opened.set()
+                        await asyncio.sleep(0.001)
+                        house.hold()
+            house.gate.opened.set()
+            outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+            assert {Finished, asyncio.CancelledError} <= {type(outcome) for outcome in outcomes} <= known
+            await nothing_taken(house, 0, 1)
+            assert (house.batcher.lane.waiting, house.shared.loads.waiting(0)) == (0, 0)
 
     run(scenario)
 
