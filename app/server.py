@@ -1,15 +1,17 @@
 """The HTTP server: uvicorn on sockets of our own. The one home of uvicorn."""
 
 import asyncio
+import errno
 import gc
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from functools import partial
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.fast_path import Exchange, FastPath
@@ -23,26 +25,35 @@ logger = logging.getLogger("imago.processes")
 _ALLOCATIONS = 20_000
 """Container objects made before the collector looks through the young ones: some hundred requests. The default of 700
 is met by every third one."""
+_LONGEST_HEAD = 2**16
+"""Bytes of headers: as many as uvicorn takes with its other parser; with this one it takes any number."""
+_ABSENT = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
+"""Of an address that this machine does not have: `localhost` is one of IPv6 even where there is none."""
 _BACKLOG = 2048
 """Connections that the kernel keeps until one is accepted."""
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, ...]:
-    """Sockets that listen on every address of a host; with port 0 on the same free one.
+    """Sockets that listen on every address of a host that this machine has; with port 0 on the same free one.
 
     Raises:
         InvalidSettings: the name has no address here, or the port is taken.
     """
     listeners: list[socket.socket] = []
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        for family, _, _, _, (address, _, *_) in dict.fromkeys(found):
+        found = dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
+        for place, (family, _, _, _, (address, _, *_)) in enumerate(found, 1):
             chosen = listeners[0].getsockname()[1] if listeners else port
-            listeners.append(socket.create_server((str(address), chosen), family=family, backlog=_BACKLOG))
-    except OSError as error:
+            try:
+                listeners.append(socket.create_server((str(address), chosen), family=family, backlog=_BACKLOG))
+            except OSError as error:
+                if error.errno not in _ABSENT or (place == len(found) and not listeners):
+                    raise
+    except (OSError, UnicodeError) as error:
         for listener in listeners:
             listener.close()
-        reason = str(error.strerror).partition(" (")[0]  # what stands behind says the address again
+        told = error.strerror if isinstance(error, OSError) else "No host can have this name"
+        reason = str(told).partition(" (")[0]  # what stands behind says the address again
         raise InvalidSettings(f"host {host!r}, port {port}: {reason}.") from None
     return tuple(listeners)
 
@@ -75,6 +86,7 @@ class Server(uvicorn.Server):
             log_config=None,
             access_log=False,
             server_header=False,
+            ws="none",
             proxy_headers=False,  # nothing here asks who the caller is
             timeout_graceful_shutdown=settings.drain_seconds,
         )
@@ -128,13 +140,37 @@ class _Connection(HttpToolsProtocol):
         super().__init__(**rest)
         self._fast_path = fast_path
         self._closed = closed
+        self._head = 0
+        """Bytes that came since the last that are kept nowhere: of headers, or between the chunks of a body."""
+        self._begins = False
+        """Whether a request has begun whose headers are not complete."""
+        self._running: RequestResponseCycle | None = None
         self._idle_since: float | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Called by the loop."""
+        super().connection_made(transport)
+        self.flow = _Flow(transport, self.pipeline)
+
+    def data_received(self, data: bytes) -> None:
+        """Called by the loop: parse what came; headers without end are refused, which the parser would keep."""
+        self._head += len(data)
+        super().data_received(data)
+        if self._head > _LONGEST_HEAD and not self.transport.is_closing():
+            self.send_400_response("The headers are too long.")
 
     def on_message_begin(self) -> None:
         """Called by the parser."""
         super().on_message_begin()
+        self._head = 0
+        self._begins = True
         self._idle_since = None
+
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
+        self._head = 0
+        super().on_body(body)
 
     def on_short_response_complete(self) -> None:
         """What `on_response_complete` does, but that one timer watches the connection for as long as it lives: one for
@@ -143,9 +179,19 @@ class _Connection(HttpToolsProtocol):
             self.on_response_complete()
             return
         self.server_state.total_requests += 1
+        if self._begins:
+            return  # the next request has begun to arrive: the end of its answer sets the timer
         self._idle_since = self.loop.time()
         if self._idle_timer is None:
             self._idle_timer = self.loop.call_later(self.timeout_keep_alive, self._close_if_idle)
+
+    def on_response_complete(self) -> None:
+        """Called at the end of an answer that came the long way, or that requests wait behind."""
+        if self.pipeline:
+            self._running = self.pipeline[-1][0]
+        super().on_response_complete()
+        if self._begins:
+            self._unset_keepalive_if_required()
 
     def _close_if_idle(self) -> None:
         self._idle_timer = None
@@ -159,9 +205,12 @@ class _Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called by the parser: begin the request's cycle, the short one if it may take it and nothing waits before."""
+        self._begins = False
+        self._head = 0
         parser = self.parser
+        free = self.cycle is None or self.cycle.response_complete
         if (
-            (self.cycle is None or self.cycle.response_complete)
+            free
             and parser.get_method() == b"POST"
             and parser.should_keep_alive()
             and not (self.expect_100_continue or self.flow.write_paused or parser.should_upgrade())
@@ -171,13 +220,33 @@ class _Connection(HttpToolsProtocol):
             self.cycle = cast(RequestResponseCycle, _ShortCycle(self, exchange))
         else:
             super().on_headers_complete()
+        if free:
+            self._running = self.cycle
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Called by the loop."""
+        """Called by the loop; uvicorn tells the newest request alone, which may wait behind the one that runs."""
         super().connection_lost(exc)
+        running = self._running
+        if running is not None and running is not self.cycle and not running.response_complete:
+            running.disconnected = True
+            running.message_event.set()
         if self._idle_timer is not None:
             self._idle_timer.cancel()
         self._closed()
+
+
+class _Flow(FlowControl):
+    """Reads no more while requests wait behind one that runs: uvicorn's reads on with every answer, and keeps without
+    end what is sent by a caller that does not wait for them."""
+
+    def __init__(self, transport: asyncio.Transport, pipeline: Sized) -> None:
+        super().__init__(transport)
+        self._pipeline = pipeline
+
+    def resume_reading(self) -> None:
+        """Called whenever a request may have more to read."""
+        if not self._pipeline:
+            super().resume_reading()
 
 
 class _ShortCycle:
