@@ -25,6 +25,10 @@ _QUICK_SECONDS = 0.01
 _AS_GOOD = 1.25
 """Among batches quicker than this the largest within a quarter of the best time per row is preferred: fewer runs save
 the hops to a thread and back that are not in it. Slower batches cost latency, and must win to be chosen."""
+_TINY_SECONDS = 0.002
+_STILL_GOOD = 1.5
+"""Among batches as quick as this the same holds within a half: what a batch costs outside the session is a good part of
+its time, and noise a larger one."""
 _SOONER = 0.85
 """A second copy of the weights must bring a lone row's answer in this part of the time."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -133,8 +137,12 @@ def best_rows(seconds: Mapping[int, float]) -> int:
     """The batch size that pays: the smallest of the best, or the largest about as good while batches are quick."""
     best = min(spent / rows for rows, spent in seconds.items())
     few = min(rows for rows, spent in seconds.items() if spent / rows * _EQUAL <= best)
-    quick = [rows for rows, spent in seconds.items() if spent <= _QUICK_SECONDS and spent / rows <= _AS_GOOD * best]
-    return max([few, *quick])
+
+    def about_as_good(rows: int, spent: float) -> bool:
+        tolerance = _STILL_GOOD if spent <= _TINY_SECONDS else _AS_GOOD
+        return spent <= _QUICK_SECONDS and spent / rows <= tolerance * best
+
+    return max([few, *(rows for rows, spent in seconds.items() if about_as_good(rows, spent))])
 
 
 def _callers(threads: int, chosen: int | None, device: Device, cores: int) -> Sequence[int]:
