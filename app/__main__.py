@@ -22,7 +22,7 @@ from rich.table import Table
 from app import __version__
 from app.errors import InvalidModel, OperatorError
 from app.flags import flagged
-from app.main import create_app, create_registry, create_resources, create_worker, run_engine, worker_count
+from app.main import check_defaults, create_app, create_registry, create_resources, create_worker, run_engine, worker_count
 from app.manifest import read_manifest
 from app.processes.shared import Shared, share
 from app.processes.supervisor import REFUSED, Supervisor
@@ -34,13 +34,23 @@ from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
 
-console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
+
+
+class _Console(Console):
+    """A console whose reader may leave (`imago serve | head -1`): the service goes on."""
+
+    def on_broken_pipe(self) -> None:
+        """Called where nobody reads any more."""
+
+
+console = _Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A folder of ONNX models as an HTTP service.")
 
 
 def serve(settings: Settings) -> None:
     """Serve the models over HTTP until SIGTERM or Ctrl-C."""
     logs.configure(settings.log_level, settings.log_format)
+    check_defaults(settings)
     scan(settings.models)
     listeners = listen(settings.host, settings.port)
     workers = worker_count(settings)

@@ -1,6 +1,7 @@
 """Joins settings, models, routes and processes into one service; the one place where layers meet."""
 
 import asyncio
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -36,10 +37,19 @@ from app.settings import Settings
 from app.tasks import TASKS
 from app.telemetry.metrics import Metrics
 
+logger = logging.getLogger("imago")
+
 OnLoaded = Callable[[Registry], None]
 
 _MOST_WORKERS = 16
 """Workers that `auto` starts at most: each decodes and answers thousands of requests a second and takes some 30 MB."""
+
+
+def check_defaults(settings: Settings) -> None:
+    """Raises InvalidSettings where a default is set for a task that does not exist."""
+    for kind in settings.default_models:
+        if kind not in TASKS:
+            raise InvalidSettings(f"default_models: task {kind!r} is unknown{nearest(kind, TASKS)}")
 
 
 def create_resources(settings: Settings, metrics: Metrics) -> Resources:
@@ -49,9 +59,7 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
         BackendMissing: the inference library for the device is not installed.
         InvalidSettings: a default is set for a task that does not exist.
     """
-    for kind in settings.default_models:
-        if kind not in TASKS:
-            raise InvalidSettings(f"default_models: task {kind!r} is unknown{nearest(kind, TASKS)}")
+    check_defaults(settings)
     cores = usable_cores()
     return Resources(
         decoder=Decoder(settings.formats, settings.max_pixels),
@@ -120,6 +128,11 @@ async def run_engine(settings: Settings, shared: Shared, control: socket.socket,
     await engine.run(control)
 
 
+def _log_failure(loading: "asyncio.Task[None]") -> None:
+    if not loading.cancelled() and (error := loading.exception()) is not None:
+        logger.error("the models could not be loaded", exc_info=error)
+
+
 def worker_count(settings: Settings) -> int:
     """How many HTTP processes these settings ask for."""
     if not hasattr(os, "fork"):
@@ -146,6 +159,7 @@ def _application(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
+        loading.add_done_callback(_log_failure)
         yield
         loading.cancel()
         await registry.close()

@@ -27,8 +27,9 @@ from training.wrapping import Pixels, wrap
 
 BATCHES = (1, 2, 3)
 """Rows of the batches that are compared with single rows."""
-TOLERANCE = {"float32": 1e-5, "float16": 1e-3}
-"""Largest difference of a probability; half precision has 11 bits."""
+TOLERANCE = {"float32": 5e-4, "float16": 5e-3}
+"""Largest difference of a probability. A ResNet-50 with confident outputs gave 1.4e-4 between batches and single rows,
+by rounding alone; rows that depend on one another differ by far more."""
 _ROUNDING = 1e-3
 """How far the probabilities of a row may be from 1 in sum, in half precision, too."""
 

@@ -26,8 +26,9 @@ _ALONE = 0.85
 """What several threads on one batch are worth beside their rows a second on an idle machine: threads that wait for one
 another stop together when decoding takes a core. Two threads on one batch gave 0.91 to 1.03 times the rows of two
 batches with a thread each; beside a thread busy a third of the time, 0.77 to 0.86 times (four models, two cores)."""
-_CROWDED = 0.93
-"""What threads that outnumber the cores are worth: when HTTP and decoding want cores as well, they wait most."""
+_CROWDED = 0.85
+"""What threads that outnumber the cores are worth beside their quickest batch: two callers of two threads on two cores
+gave 343 rows a second over a second where two of one thread gave 398, and had looked a tenth better in single batches."""
 
 
 @dataclass(frozen=True)

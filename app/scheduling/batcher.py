@@ -153,7 +153,8 @@ class Batcher:
     def drop(self, ticket: Ticket) -> None:
         """Forget a job whose caller left."""
         self._metrics.cancelled.inc()
-        self.lane.forget(ticket)
+        if self.lane.forget(ticket):
+            self._metrics.queue_depth.set(self.lane.waiting)
 
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
