@@ -19,6 +19,10 @@ _LARGEST: Mapping[Device, int] = {"cpu": 16, "cuda": 64}
 """The largest batch that is tried where the operator names none."""
 _EQUAL = 0.95
 """Batches within a twentieth of one another are equal: shared machines are not timed more exactly."""
+_SLOW_SECONDS = 0.025
+_EQUAL_IF_SLOW = 0.8
+"""Larger batches of a slow model must save a fifth: with a ResNet-50 in twos eight callers waited between once and twice
+as long as in ones, and got no more answers."""
 _ONE_SESSION = 0.98
 """One session for both is worth so little of the rows a second: the second copy of the weights costs memory alone."""
 _QUICK_SECONDS = 0.01
@@ -136,7 +140,11 @@ def share_cores(times: Times) -> tuple[int, Split]:
 def best_rows(seconds: Mapping[int, float]) -> int:
     """The batch size that pays: the smallest of the best, or the largest about as good while batches are quick."""
     best = min(spent / rows for rows, spent in seconds.items())
-    few = min(rows for rows, spent in seconds.items() if spent / rows * _EQUAL <= best)
+    few = min(
+        rows
+        for rows, spent in seconds.items()
+        if spent / rows * (_EQUAL if spent <= _SLOW_SECONDS else _EQUAL_IF_SLOW) <= best
+    )
 
     def about_as_good(rows: int, spent: float) -> bool:
         tolerance = _STILL_GOOD if spent <= _TINY_SECONDS else _AS_GOOD
