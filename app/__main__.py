@@ -22,7 +22,15 @@ from rich.table import Table
 from app import __version__
 from app.errors import InvalidModel, OperatorError
 from app.flags import flagged
-from app.main import check_defaults, create_app, create_registry, create_resources, create_worker, run_engine, worker_count
+from app.main import (
+    check_defaults,
+    create_app,
+    create_registry,
+    create_resources,
+    create_worker,
+    run_engine,
+    worker_count,
+)
 from app.manifest import read_manifest
 from app.processes.shared import Shared, share
 from app.processes.supervisor import REFUSED, Supervisor
@@ -33,7 +41,6 @@ from app.server import Server, addresses, listen, loop_factory
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
-
 
 
 class _Console(Console):

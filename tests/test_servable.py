@@ -1,7 +1,6 @@
 """`Servable`: one version from its folder to its answers, on a real, tiny graph."""
 
 import asyncio
-import io
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from app.errors import Overloaded
 from app.imaging.codec import Decoder, encode_png

@@ -28,7 +28,7 @@ another stop together when decoding takes a core. Two threads on one batch gave 
 batches with a thread each; beside a thread busy a third of the time, 0.77 to 0.86 times (four models, two cores)."""
 _CROWDED = 0.85
 """What threads that outnumber the cores are worth beside their quickest batch: two callers of two threads on two cores
-gave 343 rows a second over a second where two of one thread gave 398, and had looked a tenth better in single batches."""
+gave 343 rows a second where two of one thread gave 398, and had looked a tenth better in single batches."""
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ _EQUAL = 0.95
 """Batches within a twentieth of one another are equal: shared machines are not timed more exactly."""
 _SLOW_SECONDS = 0.025
 _EQUAL_IF_SLOW = 0.8
-"""Larger batches of a slow model must save a fifth: with a ResNet-50 in twos eight callers waited between once and twice
-as long as in ones, and got no more answers."""
+"""Larger batches of a slow model must save a fifth: with a ResNet-50 in twos some of eight callers waited twice as long
+as in ones, and all of them got no more answers."""
 _ONE_SESSION = 0.98
 """One session for both is worth so little of the rows a second: the second copy of the weights costs memory alone."""
 _QUICK_SECONDS = 0.01
