@@ -54,9 +54,10 @@ class Opener:
         ({1: 1.0, 2: 2.1, 4: 4.4, 8: 9.9}, 8),  # quick and nearly as good: still the largest, it saves hops
         ({1: 4.0, 2: 8.2, 4: 16.4}, 2),  # the larger one is no longer quick
         ({1: 1.0, 2: 3.0}, 1),
-        ({1: 80.0, 2: 156.0}, 1),  # slow: within a twentieth the smallest
-        ({1: 80.0, 2: 140.0, 4: 272.0}, 2),  # slow and clearly better
-        ({1: 80.0, 2: 140.0, 4: 240.0}, 4),
+        ({1: 12.0, 2: 23.4}, 1),  # not quick: within a twentieth the smallest
+        ({1: 80.0, 2: 140.0}, 1),  # slow: within a fifth the smallest
+        ({1: 80.0, 2: 120.0, 4: 236.0}, 2),  # slow and clearly better
+        ({1: 80.0, 2: 140.0, 4: 180.0}, 4),
         ({1: 1000.0}, 1),
     ],
 )
