@@ -416,23 +416,23 @@ def test_a_connection_on_which_a_request_has_begun_to_arrive_is_not_idle(
 
 def test_a_server_that_stops_answers_what_has_begun_and_closes(root: Path) -> None:
     async def tell(
-        first: Caller, second: Caller, large: Caller, pipelining: Caller, idle: Caller
+        first: Caller, second: Caller, large: Caller, hasty: Caller, idle: Caller
     ) -> tuple[list[Answer], list[bytes]]:
         await idle.ask(request(PICTURE))
         first.send(request(PICTURE, WAITING))
         await until(lambda: waiting(running) == 1)
-        last, least, plain = request(PICTURE, WAITING), request(LARGE), request(PICTURE)
+        last, least, bad = request(PICTURE, WAITING), request(LARGE), request(b"no picture")
         second.send(last[:-1])
         large.send(least[:-1])
-        await pipelining.ask(LIVEZ)
-        pipelining.send(plain[:-1])
+        await hasty.ask(LIVEZ)
+        hasty.send(bad[:-1])
         await until(lambda: len(running.fast.took) == 5)
         stopping = asyncio.create_task(running.shut_down())
         assert await idle.ended() == b""
         large.send(least[-1:])
-        pipelining.send(plain[-1:])
+        hasty.send(bad[-1:] + bad)
         second.send(last[-1:])
-        callers = (first, second, large, pipelining)
+        callers = (first, second, large, hasty)
         answers = [await caller.answer() for caller in callers]
         rests = [await caller.ended() for caller in callers]
         await stopping
@@ -440,7 +440,7 @@ def test_a_server_that_stops_answers_what_has_begun_and_closes(root: Path) -> No
 
     with serving(root) as running:
         answers, rests = running.story(tell, 5)
-        assert [answer.status for answer in answers] == [200] * 4
+        assert [answer.status for answer in answers] == [200, 200, 200, 415]
         assert [answer.headers.get("connection") for answer in answers] == ["close"] * 4
         assert rests == [b""] * 4
         assert defects(running) == []

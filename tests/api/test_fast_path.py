@@ -6,6 +6,7 @@ import gc
 import json
 import logging
 import re
+import threading
 import tracemalloc
 from collections.abc import Iterator
 from decimal import Decimal
@@ -360,6 +361,13 @@ class Wrong:
         rows = len(tensors["image"])
         return {"probabilities": np.full((rows, 3), 0.25, np.float32)} if self.answers is None else self.answers
 
+    def model(self, folder: Path, *serving: str) -> Path:
+        """A folder of models with one that this backend runs."""
+        root = folder / "models"
+        make_classifier(root, "wrong")
+        (root / "wrong" / "serving.toml").write_text("".join(['backend = "wrong"\n', *serving]), encoding="utf-8")
+        return root
+
 
 @pytest.fixture
 def wrong(monkeypatch: pytest.MonkeyPatch) -> Wrong:
@@ -372,6 +380,7 @@ SECRET = "/srv/secret/model.onnx"
 FAULTS: dict[str, tuple[Any, str]] = {
     "no rows to interpret": ({}, "internal-error"),
     "a name that is missing": ({"else": np.zeros((1, 3), np.float32)}, "internal-error"),
+    "so many numbers that a thread reads them": ({"else": np.zeros((1, 20_000), np.float32)}, "internal-error"),
     "text among the numbers": ({"probabilities": np.array([["x", "y", SECRET]])}, "internal-error"),
     "numbers that JSON lacks": ({"probabilities": np.array([[Decimal(1)] * 3])}, "internal-error"),
     "another number of rows": ({"probabilities": np.zeros((2, 3), np.float32)}, "inference-failed"),
@@ -383,10 +392,7 @@ FAULTS: dict[str, tuple[Any, str]] = {
 def test_a_fault_of_ours_is_told_in_a_fixed_sentence_and_the_connection_goes_on(
     wrong: Wrong, tmp_path: Path, concurrency: str
 ) -> None:
-    root = tmp_path / "models"
-    make_classifier(root, "wrong")
-    (root / "wrong" / "serving.toml").write_text(f'backend = "wrong"\n{concurrency}', encoding="utf-8")
-    with serving(root) as running:
+    with serving(wrong.model(tmp_path, concurrency)) as running:
         for answers, code in FAULTS.values():
             wrong.answers = answers
             observed = alike(running, PICTURE, b"/classify")
@@ -397,6 +403,40 @@ def test_a_fault_of_ours_is_told_in_a_fixed_sentence_and_the_connection_goes_on(
             assert "Traceback" in observed.lines[0]
         wrong.answers = None
         assert running.ask(request(PICTURE)).status == 200
+
+
+class Held(np.ndarray[Any, np.dtype[np.float32]]):
+    """Numbers that wait before they are read."""
+
+    reading, may_be_read = threading.Event(), threading.Event()
+
+    def tolist(self) -> list[float]:
+        self.reading.set()
+        assert self.may_be_read.wait(10)
+        return super().tolist()  # type: ignore[no-any-return]
+
+
+def test_an_answer_that_a_thread_makes_for_a_caller_that_left_is_counted_once(wrong: Wrong, tmp_path: Path) -> None:
+    many = np.zeros((1, 20_000), np.float32)
+
+    async def tell(caller: Caller) -> None:
+        caller.send(request(PICTURE))
+        assert await asyncio.to_thread(Held.reading.wait, 10)
+        await caller.close()
+        await until(lambda: not running.connections)
+        Held.may_be_read.set()
+
+    with serving(wrong.model(tmp_path)) as running:
+        wrong.answers = {"probabilities": np.full((1, 3), 0.25, np.float32).view(Held), "many": many}
+        running.story(tell)
+        lines = running.log.lines.copy()
+        wrong.answers = {"probabilities": np.full((1, 3), 0.25, np.float32), "many": many}
+        assert running.ask(request(PICTURE)).status == 200
+        answered = {series: count for series, count in running.counts().items() if "requests_total" in series}
+    assert [" POST /classify 499 " in line for line in lines] == [True]
+    assert answered == {
+        f'imago_requests_total{{model="wrong",status="{status}",task="classify"}}': 1 for status in (499, 200)
+    }
 
 
 def test_a_request_leaves_nothing_for_the_collector(served: Served) -> None:
