@@ -186,6 +186,7 @@ def test_a_worker_killed_under_load_takes_only_its_own_connections_along(service
             except (http.client.HTTPException, OSError):
                 assert not fresh  # the victim had accepted it
             seen.append(counters(watching))
+        fresh.append(ask(service.url, f"/classify?model={model}", picture(1)).status)
         load.wait_for(20)
         seen.append(counters(watching))
     assert load.lost == doomed
