@@ -9,6 +9,7 @@ import re
 import threading
 import tracemalloc
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from app.api.fast_path import FastPath
+from app.api.middleware import Edge
+from app.api.task_routes import Limits, task_endpoints
+from app.imaging.codec import Decoder, Picture
+from app.main import create_registry, create_resources
 from app.runtime import BACKENDS
 from app.runtime.function import FunctionSession
+from app.settings import Settings
+from app.telemetry.metrics import Metrics
 from app.tensors import Tensors, TensorSpec
 from tests.api.connection import Caller, Headers, Observed, Served, make_models, request, serving, until
 from tests.imaging import pictures
@@ -403,6 +411,42 @@ def test_a_fault_of_ours_is_told_in_a_fixed_sentence_and_the_connection_goes_on(
             assert "Traceback" in observed.lines[0]
         wrong.answers = None
         assert running.ask(request(PICTURE)).status == 200
+
+
+class Broken(Decoder):
+    """A decoder with a fault that no picture explains."""
+
+    def open(self, data: bytes) -> Picture:
+        raise ZeroDivisionError(SECRET)
+
+
+def test_a_fault_before_a_batch_is_told_in_a_fixed_sentence(
+    served: Served, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings, metrics = Settings(models=tmp_path, device="cpu", threads=1, cache=None), Metrics()
+    make_classifier(tmp_path)
+
+    async def tell() -> bytes:
+        registry = create_registry(settings, replace(create_resources(settings, metrics), decoder=Broken()))
+        await registry.load_all()
+        endpoints = task_endpoints(registry, Limits(max_pictures=1, timeout_seconds=10))
+        edge = Edge(served.app, endpoints, 10_000, metrics)
+        exchange = FastPath(endpoints, edge).offer(b"/classify", [(b"content-length", b"%d" % len(PICTURE))])
+        assert exchange is not None
+        answers: list[bytes] = []
+        exchange.begin(PICTURE, lambda first, rest: answers.append(first + rest))
+        exchange.leave()  # it has its answer, and is counted once
+        await registry.close()
+        return b"".join(answers)
+
+    answer = asyncio.run(tell())
+    assert answer.startswith(b"HTTP/1.1 500 Internal Server Error\r\n")
+    assert b'"code":"internal-error"' in answer
+    assert b"secret" not in answer
+    assert SECRET in caplog.text
+    labels = {"task": "classify", "model": "tiny-classifier", "status": "500"}
+    assert metrics.registry.get_sample_value("imago_requests_total", labels) == 1
+    assert metrics.registry.get_sample_value("imago_requests_total", labels | {"status": "499"}) is None
 
 
 class Held(np.ndarray[Any, np.dtype[np.float32]]):
