@@ -42,7 +42,8 @@ logger = logging.getLogger("imago")
 OnLoaded = Callable[[Registry], None]
 
 _MOST_WORKERS = 16
-"""Workers that `auto` starts at most: each decodes and answers thousands of requests a second and takes some 30 MB."""
+"""Workers that `auto` starts at most: each answers thousands of small requests a second (`benchmarks/RESULTS.md`), and
+takes memory of its own."""
 
 
 def check_defaults(settings: Settings) -> None:

@@ -30,8 +30,8 @@ costs two hops to a thread and back (83 us against 40 us, `benchmarks/decode_hop
 would add one. Bytes count because a file of few pixels may have a header that takes seconds to read."""
 
 INLINE_ROW_SECONDS = 0.0025
-"""A model that takes no longer for a row runs on the event loop's thread: the way to another process and back costs
-both of them a tenth of that, and batches form while it runs."""
+"""A model that takes no longer for a row runs on the event loop's thread: the way to another process and back would
+cost a good part of that, and batches form while it runs."""
 INLINE_BATCH_SECONDS = 0.004
 """Longest batch there: for so long probes, metrics and other models wait."""
 

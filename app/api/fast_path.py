@@ -1,7 +1,7 @@
 """The short way of the commonest requests: one small picture in the body, or options alone.
 
-What it leaves out is a task, a scope and the messages between server and application, which cost as much as decoding
-and inference of a 28x28 picture together. What it answers is what `TaskEndpoint` would answer.
+What it leaves out is a task, a scope and the messages between server and application; `benchmarks.profile` shows what
+is left. What it answers is what `TaskEndpoint` would answer.
 """
 
 import asyncio
@@ -97,6 +97,7 @@ class Exchange:
             if not self._record.status:  # else the caller left while a thread made the answer
                 respond(*self._answer(outcome))
 
+        token = request_id.set(self._record.id)
         try:
             upload = self._read(body)
             if upload.options:
@@ -105,6 +106,8 @@ class Exchange:
             self._drop = self._begin(upload.pictures, deliver)
         except Exception as error:
             deliver(error)
+        finally:
+            request_id.reset(token)
 
     def _begin(
         self, pictures: Sequence[bytes | ServiceError], deliver: Callable[[_Outcome], None]

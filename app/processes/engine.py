@@ -14,6 +14,7 @@ from app.processes.shared import Channel, Shared
 from app.processes.told import tell
 from app.repository.registry import Registry
 from app.scheduling.batcher import Batcher, Finished, Outcome, Ticket
+from app.telemetry.logs import request_id
 
 logger = logging.getLogger("imago.processes")
 
@@ -74,6 +75,7 @@ class Worker:
 
     def _run(self, message: Message) -> None:
         number, key = message["id"], message["key"]
+        token = request_id.set(message["request"])
         try:
             batcher = self._engine.batcher(key)
             tensors = self._channel.jobs.read(message["in"])
@@ -82,6 +84,8 @@ class Worker:
         except Exception as error:  # whatever it is, a caller waits for an answer
             self._refuse(number, error)
             return
+        finally:
+            request_id.reset(token)
         self._tickets[number] = batcher, ticket
         self._engine.write_load(batcher)
 

@@ -14,6 +14,7 @@ from app.processes.arena import Arena, ArenaFull, Place
 from app.processes.link import Link, Message
 from app.processes.loads import Loads
 from app.scheduling.batcher import Deliver, Drop, Finished, Outcome, outcome_of
+from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import Tensors
 
@@ -92,7 +93,8 @@ class Messenger:
         number = next(self._ids)
         sent = self._sent[number] = _Sent(deliver, places)
         latest = min(deadline, _LATEST)
-        self._link.send({"op": "run", "id": number, "key": key, "rows": rows, "deadline": latest, "in": places})
+        job = {"id": number, "key": key, "rows": rows, "deadline": latest, "in": places, "request": request_id.get()}
+        self._link.send({"op": "run", **job})
         return partial(self._drop, number, sent)
 
     def _drop(self, number: int, sent: _Sent) -> None:

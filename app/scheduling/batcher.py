@@ -10,12 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from app.scheduling.policy import Job, Lane
+from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import BatchBuffer, Tensors, split
 
@@ -64,6 +65,8 @@ class Ticket(Job):
 
     deliver: Deliver
     """Called once on the loop's thread, unless the caller left."""
+    request: str = field(default_factory=request_id.get)
+    """Under whose id a failure is logged."""
 
     def end(self, outcome: Outcome) -> None:
         """Deliver, unless the caller left; a caller that fails over it does not disturb its neighbours."""
@@ -231,7 +234,9 @@ class Batcher:
         self, session: Runs, batch: list[Ticket], started: float, buffer: BatchBuffer, error: Exception
     ) -> None:
         if len(batch) == 1:
+            token = request_id.set(batch[0].request)
             logger.error("%s failed on one job", self.name, exc_info=error)
+            request_id.reset(token)
             batch[0].end(InferenceFailed())
             return
         logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)

@@ -1,6 +1,7 @@
 """`Batcher` carries jobs to sessions whose pace the test decides: a session runs when its gate opens."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -13,6 +14,7 @@ import pytest
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from app.scheduling.batcher import Batcher, Finished, Runs, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
+from app.telemetry.logs import request_id
 from app.telemetry.metrics import Metrics
 from app.tensors import Tensors
 
@@ -180,6 +182,31 @@ class ForgetfulSession:
 
     def run(self, tensors: Tensors) -> Tensors:
         return {"y": tensors["x"][1:]}
+
+
+def test_a_failure_is_logged_under_the_id_of_its_request() -> None:
+    seen: list[str] = []
+
+    class Noting(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if "failed on one job" in record.getMessage():
+                seen.append(request_id.get())
+
+    async def scenario() -> None:
+        async with batcher_of(GatedSession()) as batcher:
+            token = request_id.set("its-own")
+            poisoned = submit(batcher, POISON)
+            request_id.reset(token)
+            with pytest.raises(InferenceFailed):
+                await poisoned
+
+    handler, logger = Noting(), logging.getLogger("imago.scheduling")
+    logger.addHandler(handler)
+    try:
+        run(scenario)
+    finally:
+        logger.removeHandler(handler)
+    assert seen == ["its-own"]
 
 
 def test_a_session_that_loses_rows_fails_every_job_and_mixes_none_up() -> None:
