@@ -32,7 +32,7 @@ would add one. Bytes count because a file of few pixels may have a header that t
 INLINE_ROW_SECONDS = 0.0025
 """A model that takes no longer for a row runs on the event loop's thread: the way to another process and back would
 cost a good part of that, and batches form while it runs."""
-INLINE_BATCH_SECONDS = 0.004
+INLINE_BATCH_SECONDS = 0.008
 """Longest batch there: for so long probes, metrics and other models wait."""
 
 Clock = Callable[[], float]

@@ -93,9 +93,8 @@ class Worker:
         """Forget a job that waits. One that runs is left to end: a batch reads its tensors, and the worker may write
         others to their place once it has an answer."""
         batcher, ticket = self._tickets[number]
-        if ticket.queued:
+        if batcher.withdraw(ticket):
             del self._tickets[number]
-            batcher.drop(ticket)
             self._engine.write_load(batcher)
             self._refuse(number, NotReady("The caller left."))
 

@@ -11,13 +11,16 @@ _ROUNDS = 5
 _SIZE_SECONDS = 0.25
 """A batch size is timed five times, or until this much time has gone into it; the quickest counts. Each round times
 all ways to share the cores in turn, so that what else runs on the machine meets all of them."""
+_FIRST_ROUNDS = 3
+"""A single row is timed so often at least: by it most ways to share the cores are given up."""
 _ENOUGH_SECONDS = 1.0
 """After so long no larger batch is tried."""
 _HOPELESS = 1.5
 """A row that takes so many times what the best took says that larger batches only cost memory: caches are full."""
 _SLOW_SECONDS = 0.01
-_GAIN = 1.0
-"""A batch that takes longer than this must not cost a row more time, or no larger one is tried."""
+_GAIN = 1.03
+"""A batch that takes longer than this must not cost a row more time than this many times the best, or no larger one is
+tried: what is timed on a shared machine is not more exact."""
 _MOST_ROWS = 128
 """Slow batches do not grow beyond so many rows in flight: each holds memory of its own, a segmenter's row 54 MB."""
 _HOPEFUL = 0.9
@@ -83,10 +86,10 @@ def time_batches(sessions: Mapping[int, Session], splits: Iterable[Split], rows:
     for threads in {split.threads for split in spent}:
         check(sessions[threads], batch)
     begun = time.perf_counter()
-    for _ in range(_ROUNDS):
+    for done in range(1, _ROUNDS + 1):
         for split, seconds in spent.items():
             seconds.append(seconds_per_batch(sessions[split.threads], batch, split.callers))
-        if time.perf_counter() - begun > _SIZE_SECONDS:
+        if time.perf_counter() - begun > _SIZE_SECONDS and (rows > 1 or done >= _FIRST_ROUNDS):
             break
     return {split: min(seconds) for split, seconds in spent.items()}
 

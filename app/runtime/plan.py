@@ -17,22 +17,16 @@ from app.runtime.probe import at_once, check, noise
 
 _LARGEST: Mapping[Device, int] = {"cpu": 16, "cuda": 64}
 """The largest batch that is tried where the operator names none."""
-_EQUAL = 0.95
-"""Batches within a twentieth of one another are equal: shared machines are not timed more exactly."""
-_SLOW_SECONDS = 0.025
-_EQUAL_IF_SLOW = 0.8
-"""Larger batches of a slow model must save a fifth: with a ResNet-50 in twos some of eight callers waited twice as long
-as in ones, and all of them got no more answers."""
+_AROUND_SECONDS = 0.0007
+"""What a batch costs outside its session: a hop to a thread and back, caches that other work left cold."""
+_EQUAL = 0.99
+"""Batches whose rows cost within a hundredth of one another are equal."""
+_SLOW_SECONDS = 0.05
+_SAVED_IF_SLOW = 0.8
+"""Batches as slow as this must save a fifth: with a ResNet-50 in twos some of eight callers waited twice as long as
+in ones, and all of them got no more answers."""
 _ONE_SESSION = 0.98
 """One session for both is worth so little of the rows a second: the second copy of the weights costs memory alone."""
-_QUICK_SECONDS = 0.01
-_AS_GOOD = 1.25
-"""Among batches quicker than this the largest within a quarter of the best time per row is preferred: fewer runs save
-the hops to a thread and back that are not in it. Slower batches cost latency, and must win to be chosen."""
-_TINY_SECONDS = 0.002
-_STILL_GOOD = 1.5
-"""Among batches as quick as this the same holds within a half: what a batch costs outside the session is a good part of
-its time, and noise a larger one."""
 _SOONER = 0.85
 """A second copy of the weights must bring a lone row's answer in this part of the time."""
 _ONE_AT_A_TIME = threading.Lock()
@@ -138,19 +132,15 @@ def share_cores(times: Times) -> tuple[int, Split]:
 
 
 def best_rows(seconds: Mapping[int, float]) -> int:
-    """The batch size that pays: the smallest of the best, or the largest about as good while batches are quick."""
-    best = min(spent / rows for rows, spent in seconds.items())
-    few = min(
-        rows
-        for rows, spent in seconds.items()
-        if spent / rows * (_EQUAL if spent <= _SLOW_SECONDS else _EQUAL_IF_SLOW) <= best
-    )
-
-    def about_as_good(rows: int, spent: float) -> bool:
-        tolerance = _STILL_GOOD if spent <= _TINY_SECONDS else _AS_GOOD
-        return spent <= _QUICK_SECONDS and spent / rows <= tolerance * best
-
-    return max([few, *(rows for rows, spent in seconds.items() if about_as_good(rows, spent))])
+    """The batch size that pays: the smallest of those that give most rows a second, all their costs counted."""
+    costs = {rows: (spent + _AROUND_SECONDS) / rows for rows, spent in seconds.items()}
+    slow = {rows for rows, spent in seconds.items() if spent > _SLOW_SECONDS and rows > 1}
+    best = min(cost for rows, cost in costs.items() if rows not in slow)
+    chosen = min(rows for rows, cost in costs.items() if rows not in slow and cost * _EQUAL <= best)
+    for rows in sorted(slow):
+        if costs[rows] <= _SAVED_IF_SLOW * costs[chosen]:
+            chosen = rows
+    return chosen
 
 
 def _callers(threads: int, chosen: int | None, device: Device, cores: int) -> Sequence[int]:

@@ -17,7 +17,7 @@ from app.runtime.cuda import gpu_name
 from app.runtime.library import onnx_runtime
 from app.runtime.plan import Choices, Plan
 
-_FORMAT = 3
+_FORMAT = 4
 """Counted up when plans come to mean something else, or are chosen by other rules: older ones are measured anew."""
 
 logger = logging.getLogger("imago.runtime")

@@ -1,21 +1,21 @@
-"""Carries out what the lane decides: callers await their rows, workers run batches, each one at a time.
+"""Carries out what the lane decides: callers await their rows, sessions run batches, each one at a time.
 
-A worker that is free takes what waits; while it runs, the next batch gathers. There is no timer unless the operator
+A session that is free takes what waits; while it runs, the next batch gathers. There is no timer unless the operator
 sets one.
 """
 
 import asyncio
-import contextlib
 import logging
+import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
-from app.scheduling.policy import Job, Lane
+from app.scheduling.policy import Job, Lane, Picked
+from app.scheduling.runners import InThreads, OnLoop, Run, Runner, Tell
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import BatchBuffer, Tensors, split
@@ -82,8 +82,17 @@ class RowsMismatch(Exception):
     """A session gave back another number of rows than it took."""
 
 
+class _Ran(NamedTuple):
+    """Jobs that ran together, and what became of them."""
+
+    tickets: Sequence[Ticket]
+    outcomes: Sequence[Outcome]
+    seconds: float | None
+    """Of their batch; None where it failed."""
+
+
 class Batcher:
-    """One lane, and the workers that serve it. Used from one event loop."""
+    """One lane, and who runs its batches. Used from one event loop, on which alone callers and metrics are told."""
 
     def __init__(
         self,
@@ -98,11 +107,14 @@ class Batcher:
         self._sessions = sessions
         self._metrics = metrics
         self._clock = clock
-        self._idle = workers = 1 if sessions.inline else sessions.concurrency
+        self.changed = threading.Condition()
+        """Guards the lane and the number of idle sessions."""
+        self._idle = 1 if sessions.inline else sessions.concurrency
         self._closing = False
-        self._arrived = asyncio.Event()
-        self._threads = None if sessions.inline else ThreadPoolExecutor(workers, thread_name_prefix=f"imago-{name}")
-        self._workers = [asyncio.create_task(self._work()) for _ in range(workers)]
+        rows = lane.limits.max_batch_size
+        self._runner: Runner = (
+            OnLoop(self, rows) if sessions.inline else InThreads(self, rows, sessions.concurrency, name)
+        )
 
     def __repr__(self) -> str:
         return f"<Batcher {self.name}: {self.lane.waiting} waiting, {self.lane.running} running>"
@@ -148,101 +160,100 @@ class Batcher:
         """
         self.admit(rows, deadline)
         ticket = Ticket(tensors=tensors, rows=rows, deadline=deadline, arrived=self._clock(), deliver=deliver)
-        self.lane.add(ticket)
+        with self.changed:
+            self.lane.add(ticket)
+            self._runner.wake()
         self._metrics.queue_depth.set(self.lane.waiting)
-        self._arrived.set()
         return ticket
 
     def drop(self, ticket: Ticket) -> None:
-        """Forget a job whose caller left."""
-        self._metrics.cancelled.inc()
-        if self.lane.forget(ticket):
+        """Forget a job whose caller left; if it runs already its rows are thrown away."""
+        if not self.withdraw(ticket):
+            self._metrics.cancelled.inc()
+            ticket.abandoned = True
+
+    def withdraw(self, ticket: Ticket) -> bool:
+        """Forget a job that waits, so that nobody reads its tensors any more; False where it runs, or ran."""
+        with self.changed:
+            waited = self.lane.forget(ticket)
+        if waited:
+            self._metrics.cancelled.inc()
             self._metrics.queue_depth.set(self.lane.waiting)
+        return waited
 
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
         self._closing = True
-        self._arrived.set()
-        await asyncio.gather(*self._workers)
-        if self._threads is not None:
-            self._threads.shutdown()
+        await self._runner.close()
 
-    async def _work(self) -> None:
-        buffer = BatchBuffer(self.lane.limits.max_batch_size)
-        while True:
-            await self._arrived.wait()
-            if self._threads is None:
-                await asyncio.sleep(0)  # the loop answers the last batch and reads what came while it ran
-            if hold := 0.0 if self._closing else self.lane.hold(self._clock()):
-                await self._gather(hold)
-                continue
-            picked = self.lane.take(self._clock(), self._idle)
-            self._metrics.queue_depth.set(self.lane.waiting)
-            for job in picked.expired:
-                self._metrics.expired.inc()
-                job.end(DeadlineExceeded())
-            if picked.batch:
-                await self._run_batch(picked.batch, buffer)
-            elif self._closing:
-                return
-            elif not self.lane.waiting:
-                self._arrived.clear()
+    def pause(self) -> float | None:
+        """As `app.scheduling.runners.Work.pause`."""
+        if not self.lane.waiting:
+            return None
+        return 0.0 if self._closing else self.lane.hold(self._clock())
 
-    async def _gather(self, seconds: float) -> None:
-        """Wait for another job, but not longer than an operator's delay allows."""
-        self._arrived.clear()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._arrived.wait(), seconds)
-        self._arrived.set()
-
-    async def _run_batch(self, batch: list[Ticket], buffer: BatchBuffer) -> None:
-        self._idle -= 1
+    def pick(self) -> Run:
+        """As `app.scheduling.runners.Work.pick`."""
         started = self._clock()
-        rows = sum(ticket.rows for ticket in batch)
-        for ticket in batch:
-            self._metrics.queue.observe(started - ticket.arrived)
-        alone = self.lane.running == rows and not self.lane.waiting
+        picked = self.lane.take(started, self._idle)
+        self._idle -= 1
+        alone = not self.lane.waiting and self.lane.running == sum(ticket.rows for ticket in picked.batch)
         session = (self._sessions.lone if alone else None) or self._sessions.crowd
-        try:
-            await self._run(session, batch, started, buffer)
-        finally:
-            self._idle += 1
-            self.lane.finished(rows, self._clock() - started)
+        return partial(self._run, picked, session, started)
 
-    async def _run(self, session: Runs, batch: list[Ticket], started: float, buffer: BatchBuffer) -> None:
+    def _run(self, picked: Picked[Ticket], session: Runs, started: float, buffer: BatchBuffer) -> Tell:
+        """Run what was picked, in any thread; returns what tells its callers."""
+        done = list(self._run_together(session, picked.batch, started, buffer)) if picked.batch else []
+        rows = sum(ticket.rows for ticket in picked.batch)
+        with self.changed:
+            self._idle += 1
+            if rows:
+                self.lane.finished(rows, self._clock() - started)
+        return partial(self._tell, picked, started, done)
+
+    def _tell(self, picked: Picked[Ticket], started: float, done: Sequence[_Ran]) -> None:
+        """Deliver, and count, on the loop's thread."""
+        metrics = self._metrics
+        metrics.queue_depth.set(self.lane.waiting)
+        for ticket in picked.expired:
+            metrics.expired.inc()
+            ticket.end(DeadlineExceeded())
+        for ran in done:
+            if ran.seconds is not None:
+                metrics.inference.observe(ran.seconds)
+                metrics.batch_size.observe(sum(ticket.rows for ticket in ran.tickets))
+            for ticket, outcome in zip(ran.tickets, ran.outcomes, strict=True):
+                metrics.queue.observe(started - ticket.arrived)
+                ticket.end(outcome)
+
+    def _run_together(
+        self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer
+    ) -> Iterator[_Ran]:
         """Run jobs together; where that fails, run each half, so that a poisoned job fails alone."""
         begun = self._clock()
         counts = [ticket.rows for ticket in batch]
         try:
-            outputs = await self._near(lambda: _run_rows(session, batch, sum(counts), buffer))
-        except Exception as error:  # whatever a backend raises must reach its caller, not end the worker
-            await self._after_failure(session, batch, started, buffer, error)
+            outputs = _run_rows(session, batch, sum(counts), buffer)
+        except Exception as error:  # whatever a backend raises must reach its caller, not end the runner
+            yield from self._after_failure(session, batch, started, buffer, error)
             return
         seconds = self._clock() - begun
-        self._metrics.inference.observe(seconds)
-        self._metrics.batch_size.observe(sum(counts))
-        for ticket, part in zip(batch, split(outputs, counts), strict=True):
-            ticket.end(Finished(part, started - ticket.arrived, seconds))
+        parts = zip(batch, split(outputs, counts), strict=True)
+        yield _Ran(batch, [Finished(part, started - ticket.arrived, seconds) for ticket, part in parts], seconds)
 
-    async def _near(self, work: Callable[[], Tensors]) -> Tensors:
-        """Run a batch where this lane's batches run."""
-        if self._threads is None:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
-
-    async def _after_failure(
-        self, session: Runs, batch: list[Ticket], started: float, buffer: BatchBuffer, error: Exception
-    ) -> None:
-        if len(batch) == 1:
-            token = request_id.set(batch[0].request)
-            logger.error("%s failed on one job", self.name, exc_info=error)
-            request_id.reset(token)
-            batch[0].end(InferenceFailed())
+    def _after_failure(
+        self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer, error: Exception
+    ) -> Iterator[_Ran]:
+        if len(batch) > 1:
+            logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)
+            half = len(batch) // 2
+            yield from self._run_together(session, batch[:half], started, buffer)
+            yield from self._run_together(session, batch[half:], started, buffer)
             return
-        logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)
-        half = len(batch) // 2
-        await self._run(session, batch[:half], started, buffer)
-        await self._run(session, batch[half:], started, buffer)
+        token = request_id.set(batch[0].request)
+        logger.error("%s failed on one job", self.name, exc_info=error)
+        request_id.reset(token)
+        yield _Ran(batch, [InferenceFailed()], None)
 
 
 async def outcome_of(start: Callable[[Deliver], Drop]) -> Finished:

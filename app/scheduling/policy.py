@@ -97,12 +97,12 @@ class Lane(Generic[JobT]):
         self.waiting += job.rows
 
     def forget(self, job: JobT) -> bool:
-        """Drop a job whose caller left, where it lies; False where it no longer waited."""
-        was_waiting = job.queued and not job.abandoned
-        if was_waiting:
-            self.waiting -= job.rows
+        """Drop a job whose caller left, where it lies; False where it does not wait (any more)."""
+        if not job.queued or job.abandoned:
+            return False
+        self.waiting -= job.rows
         job.abandoned = True
-        return was_waiting
+        return True
 
     def hold(self, now: float) -> float:
         """Seconds that a free session should still leave the jobs gathering; 0 where it should take them now."""

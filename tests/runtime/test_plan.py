@@ -50,11 +50,12 @@ class Opener:
 @pytest.mark.parametrize(
     ("milliseconds", "rows"),
     [
-        ({1: 0.10, 2: 0.11, 4: 0.13, 8: 0.18, 16: 0.30}, 16),  # quick and better: the largest
-        ({1: 1.0, 2: 2.1, 4: 4.4, 8: 9.9}, 8),  # quick and nearly as good: still the largest, it saves hops
-        ({1: 4.0, 2: 8.2, 4: 16.4}, 2),  # the larger one is no longer quick
+        ({1: 0.10, 2: 0.11, 4: 0.13, 8: 0.18, 16: 0.30}, 16),  # the largest is the best
+        ({1: 0.10, 2: 0.20, 4: 0.40, 8: 0.80}, 8),  # no better in its session, but one hop for eight rows
+        ({1: 1.0, 2: 2.1, 4: 4.4, 8: 9.9}, 4),  # the hop is worth less than what eight rows cost more
         ({1: 1.0, 2: 3.0}, 1),
-        ({1: 12.0, 2: 23.4}, 1),  # not quick: within a twentieth the smallest
+        ({1: 12.0, 2: 23.4}, 2),
+        ({1: 12.0, 2: 24.6}, 1),  # within a hundredth the smallest
         ({1: 80.0, 2: 140.0}, 1),  # slow: within a fifth the smallest
         ({1: 80.0, 2: 120.0, 4: 236.0}, 2),  # slow and clearly better
         ({1: 80.0, 2: 140.0, 4: 180.0}, 4),
@@ -91,11 +92,12 @@ def test_cores_are_shared_for_most_rows_a_second_with_few_sessions(
     ("milliseconds", "callers", "more"),
     [
         ({1: 80}, 2, True),
-        ({1: 80, 2: 161}, 2, False),
+        ({1: 80, 2: 166}, 2, False),
         ({1: 80, 2: 120}, 2, True),
         ({1: 1.0, 2: 2.2}, 2, True),
         ({1: 1.0, 2: 3.2}, 2, False),
-        ({1: 8.0, 2: 16.2}, 2, False),
+        ({1: 8.0, 2: 16.2}, 2, True),
+        ({1: 8.0, 2: 16.6}, 2, False),
         ({1: 80, 2: 120}, 64, False),  # 128 rows in flight, each with memory of its own
         ({1: 1.0, 2: 1.2}, 64, True),
     ],
