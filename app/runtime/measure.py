@@ -1,20 +1,22 @@
 """Times one row alone, and batches under load, for each way to share the cores. Which is best: `app.runtime.plan`."""
 
+import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from app.runtime.base import Session
 from app.runtime.probe import check, noise, seconds_per_batch
+from app.tensors import Tensors
 
 _ROUNDS = 5
-_SIZE_SECONDS = 0.25
-"""A batch size is timed five times, or until this much time has gone into it; the quickest counts. Each round times
-all ways to share the cores in turn, so that what else runs on the machine meets all of them."""
-_FIRST_ROUNDS = 3
-"""A single row is timed so often at least: by it most ways to share the cores are given up."""
+"""Everything is timed so often, and the quickest counts. Each round times all batch sizes and all ways to share the
+cores: a shared machine is half as fast for tenths of a second now and then, and no one of them must bear that alone."""
+_LEAST_ROUNDS = 3
 _ENOUGH_SECONDS = 1.0
-"""After so long no larger batch is tried."""
+"""After so long only single rows are timed, and after three rounds of them nothing more."""
 _HOPELESS = 1.5
 """A row that takes so many times what the best took says that larger batches only cost memory: caches are full."""
 _SLOW_SECONDS = 0.01
@@ -63,49 +65,65 @@ def measure(sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Seq
     Raises:
         InvalidModel: a session fails, or its answers cannot be served; see `app.runtime.probe.check`.
     """
-    begun = time.perf_counter()
+    timer = _Timer(sessions)
     lone = {threads: Split(threads, 1) for threads in sessions}
-    single = time_batches(sessions, {*splits, *lone.values()}, 1)
-    load = {split: {1: single[split]} for split in splits}
-    alive = _hopeful(load, 1)
-    for rows in sizes[1:]:
-        if time.perf_counter() - begun > _ENOUGH_SECONDS or not any(
-            worth_more(split.callers, load[split]) for split in alive
-        ):
-            break
-        for split, seconds in time_batches(sessions, alive, rows).items():
-            load[split][rows] = seconds
-        alive = _hopeful({split: load[split] for split in alive}, rows)
-    return Times({threads: single[split] for threads, split in lone.items()}, load)
-
-
-def time_batches(sessions: Mapping[int, Session], splits: Iterable[Split], rows: int) -> dict[Split, float]:
-    """The seconds of one batch of so many rows, for each way to share the cores."""
-    spent: dict[Split, list[float]] = {split: [] for split in splits}
-    batch = noise(next(iter(sessions.values())).inputs, rows)
-    for threads in {split.threads for split in spent}:
-        check(sessions[threads], batch)
+    load = {split: timer.best[split] for split in splits}
     begun = time.perf_counter()
-    for done in range(1, _ROUNDS + 1):
-        for split, seconds in spent.items():
-            seconds.append(seconds_per_batch(sessions[split.threads], batch, split.callers))
-        if time.perf_counter() - begun > _SIZE_SECONDS and (rows > 1 or done >= _FIRST_ROUNDS):
+
+    def enough() -> bool:
+        return time.perf_counter() - begun > _ENOUGH_SECONDS
+
+    for done in range(_ROUNDS):
+        if done >= _LEAST_ROUNDS and enough():
             break
-    return {split: min(seconds) for split, seconds in spent.items()}
+        for split in {*splits, *lone.values()}:
+            timer.time(split, 1)
+        for smaller, rows in pairwise(sizes):
+            alive = _hopeful(load, smaller)
+            if enough() or not any(worth_more(split.callers, load[split], smaller) for split in alive):
+                break
+            for split in alive:
+                timer.time(split, rows)
+    return Times({threads: timer.best[split][1] for threads, split in lone.items()}, load)
 
 
-def worth_more(callers: int, seconds: Mapping[int, float]) -> bool:
-    """Whether a batch larger than those timed so far may give more rows a second."""
-    largest = max(seconds)
+def time_batch(sessions: Mapping[int, Session], split: Split, rows: int) -> float:
+    """The seconds of one batch of so many rows; raises as `measure`."""
+    timer = _Timer(sessions)
+    for _ in range(_LEAST_ROUNDS):
+        timer.time(split, rows)
+    return timer.best[split][rows]
+
+
+def worth_more(callers: int, seconds: Mapping[int, float], largest: int) -> bool:
+    """Whether a batch larger than `largest` may give more rows a second, going by those up to it."""
     slow = seconds[largest] > _SLOW_SECONDS
     if slow and callers * largest >= _MOST_ROWS:
         return False
-    if len(seconds) == 1:
-        return True
-    best = min(spent / rows for rows, spent in seconds.items() if rows != largest)
+    best = min((spent / rows for rows, spent in seconds.items() if rows < largest), default=math.inf)
     return seconds[largest] / largest <= (_GAIN if slow else _HOPELESS) * best
 
 
 def _hopeful(load: Mapping[Split, Mapping[int, float]], rows: int) -> list[Split]:
-    rates = {split: split.rate(rows, seconds[rows]) for split, seconds in load.items()}
+    """The ways to share the cores of which batches of so many rows were timed, and are worth larger ones."""
+    rates = {split: split.rate(rows, seconds[rows]) for split, seconds in load.items() if rows in seconds}
     return [split for split, rate in rates.items() if rate >= _HOPEFUL * max(rates.values())]
+
+
+class _Timer:
+    """Times batches, and keeps the quickest time of each."""
+
+    def __init__(self, sessions: Mapping[int, Session]) -> None:
+        self._sessions = sessions
+        self._batches: dict[int, Tensors] = {}
+        self.best: defaultdict[Split, dict[int, float]] = defaultdict(dict)
+
+    def time(self, split: Split, rows: int) -> None:
+        session, best = self._sessions[split.threads], self.best[split]
+        batch = self._batches.get(rows)
+        if batch is None:
+            batch = self._batches[rows] = noise(session.inputs, rows)
+        if rows not in best:
+            check(session, batch)
+        spent = seconds_per_batch(session, batch, split.threads, split.callers)
+        best[rows] = min(spent, best.get(rows, spent))

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from app.errors import InvalidModel
 from app.runtime.base import Device, Session
-from app.runtime.measure import Split, Times, measure, time_batches
+from app.runtime.measure import Split, Times, measure, time_batch
 from app.runtime.probe import at_once, check, noise
 
 _LARGEST: Mapping[Device, int] = {"cpu": 16, "cuda": 64}
@@ -111,7 +111,7 @@ def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int)
         seconds = dict(times.load[split])
         rows = limit if choices.max_batch_size else best_rows(seconds)
         if rows not in seconds:
-            seconds |= {rows: time_batches(sessions, [split], rows)[split]}
+            seconds |= {rows: time_batch(sessions, split, rows)}
     timed = {count: spent for count, spent in seconds.items() if count <= rows}
     return Plan(lone_threads, split.threads, split.callers, rows, times.lone[lone_threads], timed)
 

@@ -348,3 +348,60 @@ def test_an_operator_s_delay_lets_a_batch_fill() -> None:
         assert session.batches == [[0, 1]]
 
     run(scenario)
+
+
+def test_a_session_takes_its_next_batch_while_the_event_loop_is_busy() -> None:
+    async def scenario() -> None:
+        second = threading.Event()
+
+        class Noting(GatedSession):
+            def run(self, tensors: Tensors) -> Tensors:
+                answer = super().run(tensors)
+                if len(self.batches) == 2:
+                    second.set()
+                return answer
+
+        session = Noting(open_gate=False)
+        async with batcher_of(session) as batcher:
+            first = submit(batcher, 0)
+            await entered(session)
+            waiting = submit(batcher, 1)
+            await asyncio.sleep(0)
+            session.gate.set()
+            assert second.wait(10)  # on the loop's own thread: it does nothing meanwhile
+            assert not first.done()
+            await asyncio.gather(first, waiting)
+        assert session.batches == [[0], [1]]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_job_that_is_withdrawn_while_it_waits_is_never_read(inline: bool) -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        async with batcher_of(session, limits=Limits(max_batch_size=2, max_queue_delay=60), inline=inline) as batcher:
+            tensors = {"x": np.zeros((1, 1), dtype=np.float32)}
+            ticket = batcher.enqueue(tensors, 1, 1e12, lambda outcome: pytest.fail("it was delivered"))
+            await asyncio.sleep(0.01)
+            assert batcher.withdraw(ticket)
+            assert not batcher.withdraw(ticket)
+            done = await asyncio.gather(submit(batcher, 1), submit(batcher, 2))
+            assert len(done) == 2
+        assert session.batches == [[1, 2]]
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_batch_that_does_not_fill_runs_after_the_operator_s_delay(inline: bool) -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        async with batcher_of(session, limits=Limits(max_batch_size=2, max_queue_delay=0.05), inline=inline) as batcher:
+            begun = time.monotonic()
+            await submit(batcher, 1)
+            assert time.monotonic() - begun >= 0.05
+            await asyncio.gather(*(submit(batcher, value) for value in (2, 3)))
+        assert session.batches == [[1], [2, 3]]
+
+    run(scenario)
