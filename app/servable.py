@@ -328,6 +328,7 @@ def _batcher(
     if running.inline:
         sessions = Sessions(ready.lone, inline=True)
     else:
-        sessions = Sessions(ready.crowd, None if ready.lone is ready.crowd else ready.lone, concurrency)
+        lone = None if ready.lone is ready.crowd else ready.lone
+        sessions = Sessions(ready.crowd, lone, concurrency, brief=plan.lone_seconds <= INLINE_BATCH_SECONDS)
     metrics = resources.metrics.of(manifest.task, manifest.name)
     return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock)

@@ -38,6 +38,8 @@ class Sessions:
     lone: Runs | None = None
     """Runs a batch while nothing else runs or waits; quicker for one, not for many."""
     concurrency: int = 1
+    brief: bool = False
+    """Whether a row alone takes so little that the event loop's thread may run it."""
     inline: bool = False
     """Run on the event loop's thread, one batch at a time: a hop to another thread and back costs more than it saves
     while a batch takes less than a few milliseconds, and requests that come meanwhile form the next batch."""
@@ -113,7 +115,7 @@ class Batcher:
         self._closing = False
         rows = lane.limits.max_batch_size
         self._runner: Runner = (
-            OnLoop(self, rows) if sessions.inline else InThreads(self, rows, sessions.concurrency, name)
+            OnLoop(self, rows) if sessions.inline else InThreads(self, rows, sessions.concurrency, sessions.brief, name)
         )
 
     def __repr__(self) -> str:
@@ -191,6 +193,10 @@ class Batcher:
         if not self.lane.waiting:
             return None
         return 0.0 if self._closing else self.lane.hold(self._clock())
+
+    def lone(self) -> bool:
+        """As `app.scheduling.runners.Work.lone`."""
+        return self.lane.waiting == 1 and not self.lane.running
 
     def pick(self) -> Run:
         """As `app.scheduling.runners.Work.pick`."""

@@ -405,3 +405,37 @@ def test_a_batch_that_does_not_fill_runs_after_the_operator_s_delay(inline: bool
         assert session.batches == [[1], [2, 3]]
 
     run(scenario)
+
+
+def test_a_brief_row_alone_runs_on_the_loop_s_own_thread_and_a_crowd_does_not() -> None:
+    async def scenario() -> None:
+        threads: list[int] = []
+
+        class Noting(GatedSession):
+            def run(self, tensors: Tensors) -> Tensors:
+                threads.append(threading.get_ident())
+                return super().run(tensors)
+
+        async with batcher_of(Noting(), brief=True, concurrency=2) as batcher:
+            for value in range(3):
+                assert (await submit(batcher, value)).tensors["y"][0, 0] == 2 * value
+            assert set(threads) == {threading.get_ident()}
+            threads.clear()
+            done = await asyncio.gather(*(submit(batcher, value) for value in range(6)))
+            assert [float(one.tensors["y"][0, 0]) for one in done] == [0, 2, 4, 6, 8, 10]
+        assert threading.get_ident() not in threads
+
+    run(scenario)
+
+
+def test_a_brief_row_alone_waits_as_long_as_an_operator_wants() -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        limits = Limits(max_batch_size=2, max_queue_delay=60)
+        async with batcher_of(session, limits=limits, brief=True) as batcher:
+            first = submit(batcher, 0)
+            await asyncio.sleep(0.02)
+            await asyncio.gather(first, submit(batcher, 1))
+        assert session.batches == [[0, 1]]
+
+    run(scenario)
