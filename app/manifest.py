@@ -46,6 +46,19 @@ class ImageInput(_Contract):
     filter: Literal["bilinear"] = "bilinear"
 
 
+class Conformal(_Contract):
+    """From which probability on a label belongs to the set that holds the right one with a chosen coverage.
+
+    Split conformal prediction with the score 1 - p(right label): Sadinle et al. 2019, "Least ambiguous set-valued
+    classifiers with bounded error levels", JASA 114(525).
+    """
+
+    count: int = Field(ge=1)
+    """Held-out pictures that the probabilities were found on."""
+    least: dict[str, float]
+    """The least probability, by coverage with two decimals: `"0.90"`."""
+
+
 class Manifest(_Contract):
     """What training recorded of one version of a model."""
 
@@ -57,6 +70,7 @@ class Manifest(_Contract):
     licence: str
     image: ImageInput | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
+    conformal: Conformal | None = None
     data: dict[str, str | int] = {}
     metrics: dict[str, float] = {}
     training: dict[str, JsonValue] = {}

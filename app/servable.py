@@ -278,7 +278,8 @@ async def open_servable(
     quick = resources.device == "cpu" and ready.plan.batch_seconds[1] <= INLINE_ROW_SECONDS
     inline = quick and not choices.concurrency
     running = Running(resources.device, ready.crowd.inputs, ready.crowd.outputs, ready.plan, inline)
-    jobs = _batcher(manifest, serving, ready, running, resources)
+    brief = not choices.concurrency and ready.plan.lone_seconds <= INLINE_BATCH_SECONDS
+    jobs = _batcher(manifest, serving, ready, running, resources, brief)
     return Servable(
         manifest, task, running, jobs, resources, tuple({id(s): s for s in (ready.lone, ready.crowd)}.values())
     )
@@ -318,7 +319,7 @@ def _open(
 
 
 def _batcher(
-    manifest: Manifest, serving: ServingConfig, ready: Ready, running: Running, resources: Resources
+    manifest: Manifest, serving: ServingConfig, ready: Ready, running: Running, resources: Resources, brief: bool
 ) -> Batcher:
     plan = ready.plan
     concurrency = 1 if running.inline else plan.concurrency
@@ -329,6 +330,6 @@ def _batcher(
         sessions = Sessions(ready.lone, inline=True)
     else:
         lone = None if ready.lone is ready.crowd else ready.lone
-        sessions = Sessions(ready.crowd, lone, concurrency, brief=plan.lone_seconds <= INLINE_BATCH_SECONDS)
+        sessions = Sessions(ready.crowd, lone, concurrency, brief)
     metrics = resources.metrics.of(manifest.task, manifest.name)
     return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock)

@@ -1,13 +1,15 @@
-"""The command line of training: `imago-train fit | export | verify | adopt`."""
+"""The command line of training, `imago-train`: from data to versions that are examined and made smaller."""
 
 import json
 import re
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pydantic import ValidationError
 
 from app.errors import ImagoError
@@ -17,10 +19,17 @@ from training.adopt import Wanted
 from training.adopt import adopt as adopt_file
 from training.console import console
 from training.data import BrokenData
+from training.data.inspection import inspect_folder
+from training.evaluation.run import evaluate as evaluate_version
 from training.export import ExportRefused
 from training.export import export as make_version
+from training.prune import prune as prune_run
+from training.quantize import quantize as quantize_version
 from training.recipe import Recipe
 from training.recipes import RECIPES
+from training.report import measure as measure_versions
+from training.report import plot as plot_of
+from training.report import report as table_of
 from training.run import Run, RunRefused
 from training.verify import ScoreDiffers
 from training.verify import verify as check_version
@@ -32,13 +41,15 @@ REFUSALS = (BrokenData, RunRefused, ExportRefused, ScoreDiffers, ImagoError)
 cli = typer.Typer(no_args_is_help=True, add_completion=False, help="Train imago's models and export them for serving.")
 
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help=f"One of: {', '.join(RECIPES)}.")]
-DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the data set, or its parent.", show_default=False)]
+DataFolder = Annotated[Path, typer.Option("--data", help="Folder of the data set, its parent, or a zip of pictures.")]
+HERE = Path()
+"""Where data are looked for if no folder is named."""
 
 
 @cli.command()
 def fit(
     name: RecipeName,
-    data: DataFolder,
+    data: DataFolder = HERE,
     out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training data.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
@@ -48,6 +59,10 @@ def fit(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other hyper-parameter of the recipe.")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    device: Annotated[Literal["auto", "cpu", "gpu"], typer.Option(help="What to train on.")] = "auto",
+    devices: Annotated[int, typer.Option(min=1, help="GPUs (or CPU processes) of each node.")] = 1,
+    nodes: Annotated[int, typer.Option(min=1, help="Machines; each runs this command as Lightning's docs say.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode pictures beside training.")] = 0,
 ) -> None:
     """Train a recipe's network; checkpoints, curves and record go below the run's folder."""
     recipe = _recipe(name)
@@ -56,32 +71,129 @@ def fit(
     run = Run(out or Path("runs") / name)
     run.begin(name, hyper.model_dump(mode="json"), _command(name, hyper, recipe), resume)
     engine.seed(hyper.seed)
-    engine.fit(recipe.plan(hyper, data, run), hyper, run, resume=resume)
+    machine = engine.Machine(device, devices, nodes, workers)
+    engine.fit(recipe.plan(hyper, data, run), hyper, run, resume=resume, machine=machine)
     console.print(f"{name}: trained in {run.folder}; next: imago-train export {name} --run {run.folder} --data {data}")
 
 
 @cli.command()
 def export(
     name: RecipeName,
-    data: DataFolder,
     run: Annotated[Path, typer.Option(help="Folder of the run.", show_default=False)],
+    data: DataFolder = HERE,
     models: Annotated[Path, typer.Option(help="The folder that is served.")] = Path("models"),
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
     note: Annotated[str, typer.Option(help="What a reader of the card should know about this run.")] = "",
+    called: Annotated[str | None, typer.Option("--name", help="Of the model. Default: the recipe's.")] = None,
 ) -> None:
     """Export a run into the models folder, compared with torch and scored through the server's own code."""
-    folder = make_version(_recipe(name), Run(run), data, models, version, note)
+    folder = make_version(_recipe(name), Run(run), data, models, version, note, called)
     console.print(f"{folder} is complete")
 
 
 @cli.command()
 def verify(
     folder: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A version, such as models/NAME/1.")],
-    data: DataFolder,
+    data: DataFolder = HERE,
 ) -> None:
     """Score an exported version on held-out data, and fail if its manifest says otherwise."""
     for name, value in check_version(folder, data).items():
         console.print(f"{name} {value:.4f}")
+
+
+@cli.command()
+def evaluate(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A version, such as models/NAME/1.")],
+    data: DataFolder = HERE,
+    out: Annotated[Path, typer.Option(help="Where report.json, report.html and pictures go.")] = Path("evaluation"),
+    against: Annotated[Path | None, typer.Option(help="Another version, to compare on the same pictures.")] = None,
+) -> None:
+    """Score a version on held-out pictures through the server's own code: figures by class, mistakes, calibration."""
+    figures = evaluate_version(folder, data, out, against)
+    for name, value in figures.items():
+        if isinstance(value, int | float):
+            console.print(f"{name} {value:.4f}" if isinstance(value, float) else f"{name} {value}")
+    if "comparison" in figures:
+        console.print(figures["comparison"]["says"])
+    console.print(f"the whole report: {out / 'report.html'}")
+
+
+data_commands = typer.Typer(no_args_is_help=True, help="Look at data before training on them.")
+cli.add_typer(data_commands, name="data")
+
+
+@data_commands.command()
+def inspect(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pictures in folders of their classes, or a zip.")],
+    out: Annotated[Path, typer.Option(help="File of the contact sheet.")] = Path("contact-sheet.png"),
+) -> None:
+    """Print counts, sizes and balance of a folder of classes, duplicates and leaks between its parts, broken files."""
+    found = inspect_folder(folder)
+    typer.echo(found.text())
+    out.write_bytes(found.sheet)
+    console.print(f"contact sheet: {out}")
+
+
+@cli.command()
+def quantize(
+    folder: Annotated[Path, typer.Argument(metavar="MODEL_DIR", help="A version, such as models/NAME/1.")],
+    data: DataFolder = HERE,
+    precision: Annotated[Literal["int8", "fp16"], typer.Option(help="int8 for CPUs, fp16 for GPUs.")] = "int8",
+    pictures: Annotated[int, typer.Option(min=1, help="Training pictures that ranges are found on.")] = 512,
+    loss: Annotated[float, typer.Option(min=0, help="How far the score may fall: 0.005 is half a point.")] = 0.005,
+    force: Annotated[bool, typer.Option("--force", help="Make the version even if it is worse, or no faster.")] = False,
+) -> None:
+    """Make the next version of a model in INT8 or half precision, if it is faster and about as good."""
+    gain = quantize_version(folder, data, precision, pictures, loss, force)
+    typer.echo(gain.table())
+    console.print(f"{gain.folder} is complete")
+
+
+@cli.command()
+def prune(
+    name: RecipeName,
+    run: Annotated[Path, typer.Option(help="Folder of the run whose network is pruned.", show_default=False)],
+    data: DataFolder = HERE,
+    out: Annotated[Path | None, typer.Option(help="Folder of the new run. Default: RUN-pruned.")] = None,
+    share: Annotated[float, typer.Option(min=0.01, max=0.95, help="Share of the channels that go.")] = 0.5,
+    other: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter of the fine-tuning.")
+    ] = None,
+) -> None:
+    """Take the least important channels out of a trained network, and train what is left; export it as any run."""
+    target = Run(out or run.with_name(f"{run.name}-pruned"))
+    prune_run(_recipe(name), Run(run), target, data, share, _pairs(other or []))
+    console.print(f"{name}: pruned in {target.folder}; next: imago-train export {name} --run {target.folder}")
+
+
+@cli.command()
+def distill(
+    name: RecipeName,
+    teacher: Annotated[Path, typer.Option(help="A version that teaches, such as models/NAME/1.", show_default=False)],
+    data: DataFolder = HERE,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. Default: runs/RECIPE-distilled.")] = None,
+    other: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A hyper-parameter of the student.")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+) -> None:
+    """Train a network on labels and on what a better, slower version says; export it as any run."""
+    folder = out or Path("runs") / f"{name}-distilled"
+    fit(name, data, folder, other=[*(other or []), f"teacher={json.dumps(str(teacher))}"], resume=resume)
+
+
+@cli.command()
+def report(
+    models: Annotated[Path, typer.Argument(metavar="MODELS", help="A models folder.")] = Path("models"),
+    measure: Annotated[bool, typer.Option("--measure", help="Time every version on this machine first.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="Draw score against latency into this PNG file.")] = None,
+) -> None:
+    """Print a table of all versions: what they cost, what they score, what others reach, how long they take."""
+    if measure:
+        measure_versions(models)
+    typer.echo(table_of(models))
+    if plot is not None:
+        plot.write_bytes(plot_of(models))
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -144,6 +256,9 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line (the process's own without `arguments`); a refusal is one sentence and exit code 1."""
     try:
         cli(arguments)
+    except SIGTERMException:
+        typer.secho("imago-train: stopped by SIGTERM, the state is kept: add --resume to go on", err=True)
+        sys.exit(128 + signal.SIGTERM)
     except REFUSALS as refusal:
         typer.secho(f"imago-train: {refusal}", err=True, fg="red")
         sys.exit(1)

@@ -60,6 +60,33 @@ def write_adopted_card(manifest: Manifest) -> str:
     )
 
 
+def write_optimised_card(manifest: Manifest, gain: str) -> str:
+    """Markdown text for a version that was made from another; `gain` is the table of both."""
+    training = manifest.training
+    source = str(training["made_from"])
+    return _text(
+        f"# {manifest.name}, version {manifest.version}",
+        "",
+        manifest.description,
+        "",
+        f"Made from {source} in {training['precision']}: data, uses and limits are those of its card.",
+        "",
+        f"**Licence.** {manifest.licence}",
+        "",
+        "## Before and after",
+        "",
+        f"`{training['command']}`, on the machine that made it:",
+        "",
+        gain,
+        "",
+        "## Figures",
+        "",
+        f"Printed by `{training['verify']}`.",
+        "",
+        *_table("metric", "value", {name: f"{value:.4f}" for name, value in manifest.metrics.items()}),
+    )
+
+
 _SHOWN = ("command", "export", "verify")
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 import lightning
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, RichProgressBar, Timer
+from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -50,6 +50,21 @@ class Plan:
     feed: Feed[Any]
     validation: Slices | None = None
     validate_every: int = 1
+    watched: str | None = None
+    """The logged figure (more is better) that ends the run when it has not risen for `patience` validations."""
+    patience: int = 1
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run may use; what it learns does not depend on it but for rounding, and for `devices` and `nodes`: each
+    device takes batches of its own, so that a step sees as many more rows."""
+
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    nodes: int = 1
+    workers: int = 0
+    """Processes that decode and augment pictures."""
 
 
 def seed(value: int) -> None:
@@ -58,27 +73,39 @@ def seed(value: int) -> None:
 
 
 def fit(
-    plan: Plan, hyper: Hyper, run: Run, *, resume: bool = False, every: datetime.timedelta = CHECKPOINT_EVERY
+    plan: Plan,
+    hyper: Hyper,
+    run: Run,
+    *,
+    resume: bool = False,
+    every: datetime.timedelta = CHECKPOINT_EVERY,
+    machine: Machine = Machine(),
 ) -> None:
     """Train until `hyper.epochs`; curves, and a checkpoint after `every` and at the end, go below `run`."""
     timer = Timer()
+    plan.feed.workers = machine.workers
+    callbacks: list[Callback] = [Checkpoints(run.checkpoint, every), timer]
+    if plan.watched is not None:
+        callbacks.append(EarlyStopping(plan.watched, patience=plan.patience, mode="max"))
     with warnings.catch_warnings():
         _ignore_advice()
-        trainer = _trainer(plan, hyper, run, timer, every)
+        trainer = _trainer(plan, hyper, run, callbacks, machine)
         trainer.fit(plan.module, plan.feed, plan.validation, ckpt_path=run.checkpoint if resume else None)
     trainer.save_checkpoint(run.checkpoint)
     metrics = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
-    finished = trainer.current_epoch >= hyper.epochs
+    stopped = any(isinstance(callback, EarlyStopping) and callback.stopped_epoch for callback in callbacks)
+    finished = stopped or trainer.current_epoch >= hyper.epochs
     run.update(seconds=round(timer.time_elapsed("train"), 1), finished=finished, metrics=metrics)
 
 
-def _trainer(plan: Plan, hyper: Hyper, run: Run, timer: Timer, every: datetime.timedelta) -> Trainer:
+def _trainer(plan: Plan, hyper: Hyper, run: Run, callbacks: list[Callback], machine: Machine) -> Trainer:
     return Trainer(
-        accelerator="auto",
-        devices=1,
+        accelerator=machine.accelerator,
+        devices=machine.devices,
+        num_nodes=machine.nodes,
         precision=_precision(hyper),
         max_epochs=hyper.epochs,
-        callbacks=[Checkpoints(run.checkpoint, every), timer, RichProgressBar() if sys.stdout.isatty() else Lines()],
+        callbacks=[*callbacks, RichProgressBar() if sys.stdout.isatty() else Lines()],
         enable_checkpointing=False,
         logger=TensorBoardLogger(run.folder, name="", version="tensorboard"),
         log_every_n_steps=min(10, len(plan.feed)),
@@ -102,7 +129,8 @@ def _ignore_advice() -> None:
 
 
 class Checkpoints(Callback):
-    """Keeps the last state, written anew whenever `every` has passed; Lightning moves it into place whole.
+    """Keeps the last state, written anew whenever `every` has passed, and before SIGTERM ends the run; Lightning moves
+    it into place whole.
 
     Lightning's own ModelCheckpoint forgets `train_time_interval` under manual optimisation (2.6.6).
     """
@@ -113,7 +141,7 @@ class Checkpoints(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save where it is time."""
-        if time.monotonic() - self._last >= self._every:
+        if trainer.received_sigterm or time.monotonic() - self._last >= self._every:
             trainer.save_checkpoint(self._path)
             self._last = time.monotonic()
 

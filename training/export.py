@@ -31,8 +31,17 @@ class ExportRefused(Exception):
     """A version cannot be made as asked; the sentence says why."""
 
 
-def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int | None = None, note: str = "") -> Path:
-    """Make the next (or the given) version of a recipe's model; return its folder. The card repeats `note`.
+def export(
+    recipe: Recipe[Any],
+    run: Run,
+    data: Path,
+    models: Path,
+    number: int | None = None,
+    note: str = "",
+    name: str | None = None,
+) -> Path:
+    """Make the next (or the given) version of a model, by default of the recipe's name; return its folder. The card
+    repeats `note`.
 
     Raises:
         ExportRefused: the version is there already, or torch and ONNX Runtime disagree.
@@ -41,27 +50,31 @@ def export(recipe: Recipe[Any], run: Run, data: Path, models: Path, number: int 
     record = run.read()
     if record["recipe"] != recipe.name:
         raise ExportRefused(f"{run.folder} is a run of {record['recipe']}, not of {recipe.name}")
-    home = models / recipe.name
+    home = models / (name or recipe.name)
     version = number or next_version(home)
     hyper = recipe.hyper(**record["hyper"])
     graph, examples = recipe.graph(hyper, run.weights(), data), recipe.examples(hyper, data)
     content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
     agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
-    manifest = _manifest(recipe.card, recipe.name, version, record | {"note": note}, agreed)
+    card = recipe.describe(hyper, data)
+    manifest = _manifest(card, home.name, version, record | {"note": note}, agreed)
     with draft(home, version) as folder:
         (folder / GRAPH).write_bytes(content)
-        _fill(recipe, manifest, folder, content, data)
+        _fill(recipe, hyper, card, manifest, folder, data)
     return home / str(version)
 
 
-def _fill(recipe: Recipe[Any], manifest: Manifest, folder: Path, content: bytes, data: Path) -> None:
-    """Score, extras, and what every version has."""
-    opened = assemble(manifest, recipe.card.labels, content, folder)
-    extras = recipe.extras(opened)
+def _fill(recipe: Recipe[Any], hyper: Any, card: Card, manifest: Manifest, folder: Path, data: Path) -> None:
+    """Calibration, score, extras, and what every version has."""
+    content = (folder / GRAPH).read_bytes()
+    sets = recipe.calibrate(hyper, assemble(manifest, card.labels, content, folder), data)
+    manifest = manifest.model_copy(update={"conformal": sets})
+    opened = assemble(manifest, card.labels, content, folder)
+    extras = recipe.extras(opened, data)
     scored = manifest.model_copy(update={"metrics": recipe.score(opened, data)})
     for name, file in extras.items():
         (folder / name).write_bytes(file)
-    complete(folder, scored, recipe.card.labels, write_card(recipe.card, scored, tuple(extras)))
+    complete(folder, scored, card.labels, write_card(card, scored, tuple(extras)))
 
 
 def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parity: dict[str, float]) -> Manifest:
@@ -69,7 +82,8 @@ def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parit
     training = {
         "recipe": record["recipe"],
         "command": record["command"],
-        "export": f"imago-train export {name} --run runs/{name} --data DIR --models models",
+        "export": f"imago-train export {record['recipe']} --run runs/{record['recipe']} --data DIR --models models"
+        + ("" if name == record["recipe"] else f" --name {name}"),
         "verify": f"imago-train verify models/{name}/{version} --data DIR",
         "seed": record["hyper"]["seed"],
         "hyper": record["hyper"],

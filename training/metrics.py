@@ -1,7 +1,17 @@
 """Scores as plain functions of predictions and truth, shared by validation and verification."""
 
+import math
+
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torchmetrics.functional.classification import binary_auroc, multiclass_calibration_error
+
+from app.manifest import Conformal
+
+COVERAGES = tuple(round(0.5 + step / 100, 2) for step in range(50))
+"""The levels that label sets are calibrated for."""
 
 
 def accuracy(predicted: Tensor, labels: Tensor) -> float:
@@ -23,6 +33,37 @@ def fit_temperature(logits: Tensor, labels: Tensor) -> float:
         else:
             low = middle
     return 1 / low
+
+
+def calibrate_sets(right: NDArray[np.floating]) -> Conformal:
+    """From which probability on a label belongs to its set, by coverage; `right` is float [n], what held-out pictures
+    gave to their right label.
+
+    The k-th smallest score 1 - p with k = ceil((n + 1) * coverage) covers a new picture with at least that probability
+    (split conformal prediction; Sadinle et al. 2019). Where n is too small for that, every label belongs to the set.
+    """
+    falling = np.sort(right)[::-1]
+    ranks = {coverage: math.ceil((len(right) + 1) * coverage - 1e-9) for coverage in COVERAGES}
+    least = {f"{level:.2f}": float(falling[rank - 1]) if rank <= len(right) else 0.0 for level, rank in ranks.items()}
+    return Conformal(count=len(right), least=least)
+
+
+def separation(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> float:
+    """The probability that a score of `outside` is above one of `inside` (area under the ROC curve); 0.5 is chance."""
+    scores = torch.from_numpy(np.concatenate([inside, outside]))
+    target = torch.cat([torch.zeros(len(inside), dtype=torch.long), torch.ones(len(outside), dtype=torch.long)])
+    # Scores are ranked alike after this, and torchmetrics wants them in 0..1.
+    low, high = scores.min(), scores.max()
+    return float(binary_auroc((scores - low) / (high - low).clamp_min(1e-12), target))
+
+
+def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
+    """Expected calibration error of float [N,C] in 15 bins (Guo et al. 2017)."""
+    return float(
+        multiclass_calibration_error(
+            torch.from_numpy(probabilities), torch.from_numpy(labels), num_classes=probabilities.shape[1]
+        )
+    )
 
 
 def confusion(predicted: Tensor, labels: Tensor, classes: int) -> Tensor:

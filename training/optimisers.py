@@ -1,10 +1,19 @@
-"""Optimisers that torch does not ship for convolutions: Muon."""
+"""Optimisers: AdamW as it is used here, and Muon, which torch does not ship for convolutions."""
 
 from collections.abc import Callable, Iterable
 from typing import Any, overload
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+
+def adamw(network: nn.Module, lr: float, weight_decay: float) -> torch.optim.AdamW:
+    """AdamW (Loshchilov and Hutter 2019) that decays filters and matrices, and neither biases nor norms."""
+    groups: list[dict[str, Any]] = [
+        {"params": [value for value in network.parameters() if value.ndim > 1]},
+        {"params": [value for value in network.parameters() if value.ndim == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=lr, weight_decay=weight_decay)
 
 
 class Muon(torch.optim.Optimizer):

@@ -27,8 +27,10 @@ def verify(folder: Path, data: Path) -> dict[str, float]:
         name = f"{version.manifest.name}/{version.manifest.version}"
         raise InvalidModel(f"{name} was made by no recipe, so no data can tell what it should score.")
     found = recipe.score(version, data)
-    for name, value in found.items():
-        recorded = version.manifest.metrics.get(name)
-        if recorded is None or abs(value - recorded) > TOLERANCE:
-            raise ScoreDiffers(f"{name} is {value:.4f}, and the manifest says {recorded}")
+    for name, recorded in version.manifest.metrics.items():
+        value = found.get(name)
+        if value is None:
+            raise ScoreDiffers(f"{name} cannot be measured on these data, and the manifest says {recorded:.4f}")
+        if abs(value - recorded) > recipe.tolerances.get(name, TOLERANCE):
+            raise ScoreDiffers(f"{name} is {value:.4f}, and the manifest says {recorded:.4f}")
     return found

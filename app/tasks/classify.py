@@ -22,6 +22,11 @@ class ClassifyOptions(TaskOptions):
     """Options of `/classify`."""
 
     top_k: int = Field(5, ge=1, le=1000, description="How many labels to answer, best first.")
+    coverage: float | None = Field(
+        None, alias="set", gt=0, lt=1,
+        description="Add all labels that may be right, so that one of them is in this share of cases: 0.9 for nine in "
+        "ten. A model that was not calibrated refuses.",
+    )  # fmt: skip
     explain: bool = Field(
         False, description="Add a heat map of where the best label was seen; a model without one refuses."
     )
@@ -41,22 +46,33 @@ class HeatMap(EncodedImage):
     box: tuple[int, int, int, int] = Field(description="Part of the picture that it covers: left, top, right, bottom.")
 
 
+class LabelSet(BaseModel):
+    """Labels that may be right, best first; the more there are, the less the model knows."""
+
+    coverage: float = Field(description="Share of pictures like those of the training set whose label is in its set.")
+    labels: list[LabelScore]
+
+
 class Classification(BaseModel):
     """One result of `/classify`."""
 
     labels: list[LabelScore]
+    energy: float | None = Field(
+        None, description="High for pictures unlike those of the training set (Liu et al. 2020, arXiv 2010.03759)."
+    )
+    set: LabelSet | None = None
     heatmap: HeatMap | None = None
 
 
 class Classify(PictureTask[ClassifyOptions]):
-    """Graph: `image` -> `probabilities` [N, C], perhaps `cam` [N, h, w] in 0..1 for the top class, and more."""
+    """Graph: `image` -> `probabilities` [N, C]; perhaps `cam` [N, h, w] in 0..1 for the top class, and `energy` [N]."""
 
     kind = "classify"
     summary = "Say what a picture shows"
     Options = ClassifyOptions
     Answer = Classification
     outputs: ClassVar[Mapping[str, str]] = {"probabilities": "float32 [N,C]"}
-    optional_outputs: ClassVar[Mapping[str, str]] = {"cam": "float32 [N,h,w]"}
+    optional_outputs: ClassVar[Mapping[str, str]] = {"cam": "float32 [N,h,w]", "energy": "float32 [N]"}
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
@@ -64,28 +80,51 @@ class Classify(PictureTask[ClassifyOptions]):
         if classes not in ((), (None,), (len(labels),)):
             raise InvalidModel(f"The graph tells {classes[0]} classes apart; labels.txt has {len(labels)}.")
         self._explains = any(spec.name == "cam" for spec in graph.outputs)
+        self._least = {} if manifest.conformal is None else manifest.conformal.least
 
     def prepare(self, picture: Picture | None, options: ClassifyOptions) -> Prepared:
-        """As every task of pictures; InvalidOption where a heat map is asked of a model without one."""
+        """As every task of pictures; InvalidOption where a model is asked for what it does not have."""
         if options.explain and not self._explains:
             raise InvalidOption("This model has no heat maps (its graph has no output 'cam'): leave explain out.")
+        if options.coverage is not None:
+            self._probability_for(options.coverage)
         return super().prepare(picture, options)
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> list[JsonObject]:
-        """The `top_k` labels of one row, and its heat map on request."""
+        """The `top_k` labels of one row, and on request its label set and heat map."""
         probabilities = outputs["probabilities"][0]
-        best = _best(probabilities, options.top_k)
-        result: JsonObject = {
-            "labels": [
-                {"label": self._label(index), "index": index, "probability": round(probability, 6)}
-                for index, probability in best
-            ]
-        }
+        result: JsonObject = {"labels": self._scores(_best(probabilities, options.top_k))}
+        if "energy" in outputs:
+            result["energy"] = round(float(outputs["energy"][0]), 4)
+        if options.coverage is not None:
+            least = self._probability_for(options.coverage)
+            held = max(1, int(np.count_nonzero(probabilities >= least)))
+            result["set"] = {"coverage": options.coverage, "labels": self._scores(_best(probabilities, held))}
         if options.explain and prepared.picture is not None:
             heat = _heat(outputs["cam"])
             box = _box(prepared.picture, self.image_input)
             result["heatmap"] = {**encoded(encode_png(heat), heat.shape[1], heat.shape[0]), "box": list(box)}
         return [result]
+
+    def _scores(self, best: list[tuple[int, float]]) -> list[JsonObject]:
+        return [
+            {"label": self._label(index), "index": index, "probability": round(probability, 6)}
+            for index, probability in best
+        ]
+
+    def _probability_for(self, coverage: float) -> float:
+        """From which probability on a label is in a set of this coverage."""
+        if not self._least:
+            raise InvalidOption(
+                "This model was not calibrated for label sets (no 'conformal' in its manifest): leave set out."
+            )
+        least = self._least.get(f"{coverage:.2f}")
+        if least is None or abs(float(f"{coverage:.2f}") - coverage) > 1e-9:
+            levels = sorted(self._least)
+            raise InvalidOption(
+                f"set: {coverage} was not calibrated; the levels are {levels[0]} to {levels[-1]} with two decimals."
+            )
+        return least
 
     def draw(self, outputs: Tensors, prepared: Prepared, options: ClassifyOptions) -> bytes:
         """The picture, in its own size, with the heat map of its best label over it.

@@ -91,8 +91,49 @@ def test_a_model_without_heat_maps_answers_labels_and_refuses_to_explain(tmp_pat
         asked.drawing(save(REDDISH))
 
 
+CONFORMAL = {"count": 99, "least": {"0.50": 0.6, "0.90": 0.2, "0.99": 0.0}}
+
+
 @pytest.mark.parametrize(
-    "values", [{"top_k": 0}, {"top_k": 1001}, {"top_k": 1.5}, {"top_k": None}, {"top_k": "many"}, {"top_k": "9" * 5000},
+    ("coverage", "labels"), [(0.5, ["red"]), (0.9, ["red", "blue"]), (0.99, ["red", "blue", "green"])]
+)
+def test_a_label_set_holds_all_that_are_probable_enough(coverage: float, labels: list[str], tmp_path: Path) -> None:
+    asked = opened(make_classifier(tmp_path, conformal=CONFORMAL))
+    colour = np.full((8, 8, 3), (130, 80, 100), np.uint8)
+    (result,) = asked.answer(save(colour), top_k=1, set=coverage)
+    assert result["set"]["coverage"] == coverage
+    assert [score["label"] for score in result["set"]["labels"]] == labels
+    assert len(result["labels"]) == 1
+
+
+def test_a_label_set_is_never_empty(tmp_path: Path) -> None:
+    asked = opened(make_classifier(tmp_path, conformal={"count": 9, "least": {"0.50": 0.99}}))
+    (result,) = asked.answer(save(np.full((8, 8, 3), 99, np.uint8)), set=0.5)
+    assert len(result["set"]["labels"]) == 1
+
+
+@pytest.mark.parametrize("coverage", [0.3, 0.905, 0.95])
+def test_a_coverage_that_was_not_calibrated_is_refused_with_those_that_were(coverage: float, tmp_path: Path) -> None:
+    asked = opened(make_classifier(tmp_path, conformal=CONFORMAL))
+    with pytest.raises(InvalidOption, match=r"was not calibrated; the levels are 0\.50 to 0\.99"):
+        asked.answer(save(REDDISH), set=coverage)
+
+
+def test_a_model_without_calibration_refuses_label_sets(classifier: Asked) -> None:
+    with pytest.raises(InvalidOption, match=r"was not calibrated for label sets .*: leave set out"):
+        classifier.answer(save(REDDISH), set=0.9)
+
+
+def test_the_energy_is_told_where_the_graph_has_it(classifier: Asked, tmp_path: Path) -> None:
+    (result,) = classifier.answer(save(REDDISH))
+    logits = SHARPNESS * np.array([220, 40, 90]) / 255
+    assert result["energy"] == pytest.approx(-np.log(np.exp(logits).sum()), abs=1e-3)
+    assert "energy" not in opened(make_classifier(tmp_path, without=("energy",))).answer(save(REDDISH))[0]
+
+
+@pytest.mark.parametrize(
+    "values", [{"set": 0}, {"set": 1}, {"set": "most"},
+               {"top_k": 0}, {"top_k": 1001}, {"top_k": 1.5}, {"top_k": None}, {"top_k": "many"}, {"top_k": "9" * 5000},
                {"explain": "perhaps"}, {"explain": 2}, {"threshold": 0.5}, {"": ""}],
 )  # fmt: skip
 def test_options_that_are_unknown_or_out_of_range_are_refused(classifier: Asked, values: dict[str, Any]) -> None:

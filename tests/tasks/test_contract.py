@@ -89,7 +89,11 @@ def test_other_inputs_than_the_task_feeds_are_refused(inputs: tuple[TensorSpec, 
 @pytest.mark.parametrize(
     ("task", "outputs", "wanted"),
     [
-        ("classify", (CAM,), r"probabilities: float32 \[N,C\] and perhaps cam: float32 \[N,h,w\]; this one has cam"),
+        (
+            "classify",
+            (CAM,),
+            r"probabilities: float32 \[N,C\] and perhaps cam: float32 \[N,h,w\] and perhaps energy: float32 \[N\]; this one has cam",
+        ),
         ("classify", (PROBABILITIES, spec("cam", "uint8", 4, 4)), r"this one has .*cam: uint8 \[\?,4,4\]"),
         ("classify", (PROBABILITIES, spec("cam", "float32", 4)), r"this one has .*cam: float32 \[\?,4\]"),
         ("classify", (spec("probabilities", "float64", 2), CAM), r"this one has probabilities: float64 \[\?,2\]"),

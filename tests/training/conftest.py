@@ -14,6 +14,7 @@ from training import engine
 from training.export import export
 from training.recipe import Recipe
 from training.recipes import RECIPES
+from training.recipes.cifar10_generator import JUDGE
 from training.run import Run
 
 
@@ -64,8 +65,10 @@ def tiny_runs(fit_tiny: Fit, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 
 @pytest.fixture(scope="session")
 def models(tiny_runs: dict[str, Run], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A models folder with version 1 of each, exported from the tiny runs."""
+    """A models folder with version 1 of each, exported from the tiny runs; and the judge of generated pictures."""
     folder = tmp_path_factory.mktemp("models")
+    judge, number = JUDGE.split("/")
+    export(RECIPES[judge], tiny_runs[judge], data, folder, int(number))
     for name, run in tiny_runs.items():
-        export(RECIPES[name], run, data, folder)
+        export(RECIPES[name], run, data, folder, 1)
     return folder

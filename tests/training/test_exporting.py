@@ -186,7 +186,7 @@ def test_a_version_that_is_there_is_never_changed(models: Path, tiny_runs: dict[
     with pytest.raises(ExportRefused, match="is there already"):
         export(RECIPES[name], tiny_runs[name], data, models, 1)
     assert digest_files(models / name / "1") == before
-    assert [path.name for path in (models / name).iterdir()] == ["1"]
+    assert not [path for path in (models / name).iterdir() if not path.name.isdecimal()]
 
 
 def test_an_export_that_fails_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -1,11 +1,16 @@
 """Fitting: real tiny runs, interrupted and resumed."""
 
+import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import TINY, Fit, PowerCut
 
+from training.__main__ import main
 from training.data.feed import Draw, Feed
 from training.run import Run, RunRefused
 
@@ -32,6 +37,38 @@ def _check_resumed(name: str, steps: int, fit_tiny: Fit, runs: dict[str, Run], f
     assert resumed.read()["finished"]
     expected, found = runs[name].weights(), resumed.weights()
     assert expected.keys() == found.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
+
+
+def test_a_run_that_sigterm_stops_keeps_its_state_and_is_resumed_to_the_same_weights(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def command(out: str) -> list[str]:
+        tiny = [f"{key}={json.dumps(value)}" for key, value in {**TINY["cifar10-classifier"], "epochs": 60}.items()]
+        options = [word for pair in (*tiny, 'precision="float32"') for word in ("--set", pair)]
+        return ["fit", "cifar10-classifier", "--data", str(data), "--out", str(tmp_path / out), *options]
+
+    stopped = subprocess.Popen(
+        [sys.executable, "-m", "training", *command("stopped")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert stopped.stdout is not None
+    for line in stopped.stdout:
+        if "epoch 3 of 60" in line:
+            stopped.send_signal(signal.SIGTERM)
+            break
+    _, said = stopped.communicate(timeout=60)
+    assert stopped.returncode == 128 + signal.SIGTERM
+    assert "add --resume to go on" in said
+    assert not Run(tmp_path / "stopped").read()["finished"]
+    for arguments in ([*command("stopped"), "--resume"], command("whole")):
+        with pytest.raises(SystemExit) as end:
+            main(arguments)
+        assert not end.value.code
+    expected, found = Run(tmp_path / "whole").weights(), Run(tmp_path / "stopped").weights()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
 

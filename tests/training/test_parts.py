@@ -1,11 +1,20 @@
 """Small parts: schedules, augmentation, metrics, the whitening stem, the optimiser."""
 
+import numpy as np
 import pytest
 import torch
 
-from training.data.augment import flip_every_other, jitter, translate, zoom
+from training.data.augment import cut_out, flip_every_other, jitter, translate, zoom
 from training.engine import Average
-from training.metrics import accuracy, confusion, fit_temperature, intersection_over_union
+from training.metrics import (
+    accuracy,
+    calibrate_sets,
+    calibration_error,
+    confusion,
+    fit_temperature,
+    intersection_over_union,
+    separation,
+)
 from training.networks.classifier import WhiteningStem
 from training.optimisers import Muon, orthogonal
 from training.schedules import cosine, triangle
@@ -48,6 +57,16 @@ def test_translation_moves_by_at_most_its_reach_and_passes_gradients() -> None:
     assert float(images.grad.abs().sum()) > 0
 
 
+def test_a_cut_out_square_has_the_mean_colour_and_the_rest_is_as_it_was() -> None:
+    pictures = torch.rand(20, 3, 10, 12, generator=seeded())
+    cut = cut_out(pictures, 4, seeded())
+    changed = (cut != pictures).all(1)
+    assert changed.sum((1, 2)).tolist() == [16] * 20
+    means = pictures.mean((2, 3))
+    torch.testing.assert_close(cut.permute(0, 2, 3, 1)[changed], means.repeat_interleave(16, 0))
+    assert len({tuple(place) for place in changed.flatten(1).int().argmax(1, keepdim=True).tolist()}) > 5
+
+
 def test_a_zoomed_window_keeps_pictures_and_labels_together() -> None:
     labels = torch.randint(0, 11, (8, 40, 60), generator=seeded()).to(torch.uint8)
     labels = labels[:, ::8, ::8].repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :40, :60]
@@ -83,6 +102,35 @@ def test_a_temperature_undoes_overconfidence() -> None:
     logits = torch.randn(4000, 5, generator=seeded())
     labels = torch.distributions.Categorical(logits=logits).sample()
     assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.1)
+
+
+def test_label_sets_hold_the_right_label_as_often_as_promised() -> None:
+    random = np.random.default_rng(0)
+    calibrating, new = random.beta(5, 2, 999), random.beta(5, 2, 200_000)
+    least = calibrate_sets(calibrating).least
+    for coverage in (0.5, 0.8, 0.9, 0.99):
+        assert (new >= least[f"{coverage:.2f}"]).mean() == pytest.approx(coverage, abs=0.03)
+    assert least["0.90"] == np.sort(calibrating)[::-1][899]  # ceil(1000 * 0.9) of the 999
+    assert list(least) == sorted(least)
+    assert sorted(least.values(), reverse=True) == list(least.values())
+
+
+def test_too_few_pictures_for_a_coverage_put_every_label_into_the_set() -> None:
+    least = calibrate_sets(np.full(10, 0.7)).least
+    assert least["0.90"] == 0.7
+    assert least["0.95"] == 0
+
+
+def test_separation_is_the_chance_to_rank_a_stranger_higher() -> None:
+    assert separation(np.array([1.0, 2.0]), np.array([3.0, 9.0])) == 1
+    assert separation(np.array([1.0, 4.0]), np.array([2.0, 9.0])) == 0.75
+    assert separation(np.array([5.0, 5.0]), np.array([5.0, 5.0])) == 0.5
+
+
+def test_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:
+    sure = np.tile([[0.9, 0.1]], (10, 1))
+    assert calibration_error(sure, np.array([0] * 9 + [1])) == pytest.approx(0, abs=1e-6)
+    assert calibration_error(sure, np.array([0] * 5 + [1] * 5)) == pytest.approx(0.4, abs=1e-6)
 
 
 def test_whitened_patches_are_uncorrelated() -> None:

@@ -23,6 +23,19 @@ def translate(images: Tensor, reach: int, random: torch.Generator) -> Tensor:
     return torch.stack([image[:, top : top + height, left : left + width] for image, (top, left) in windows])
 
 
+def cut_out(images: Tensor, side: int, random: torch.Generator) -> Tensor:
+    """Paint a square of `side` pixels anywhere on each of float [N,C,H,W] with its mean colour.
+
+    DeVries and Taylor 2017, arXiv 1708.04552.
+    """
+    count, _, height, width = images.shape
+    tops = torch.randint(0, height - side + 1, (count, 1, 1, 1), generator=random)
+    lefts = torch.randint(0, width - side + 1, (count, 1, 1, 1), generator=random)
+    rows, columns = torch.arange(height).view(1, 1, -1, 1), torch.arange(width).view(1, 1, 1, -1)
+    inside = (rows >= tops) & (rows < tops + side) & (columns >= lefts) & (columns < lefts + side)
+    return torch.where(inside, images.mean((2, 3), keepdim=True), images)
+
+
 def _hash_bit(rows: Tensor) -> Tensor:
     """A fixed coin per row number, so that neighbouring rows are not mirrored in step."""
     return ((rows * 2_654_435_761) >> 16) % 2 == 1

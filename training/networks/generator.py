@@ -1,16 +1,19 @@
-"""Generator: latent vector and class to a 32x32 picture, in plain convolutions that fold and fuse.
+"""Generator: latent vector and class to a picture, in plain convolutions that fold and fuse.
 
 The class enters at the input only: conditional batch norm would break the blocked layout of ONNX Runtime.
 """
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
 
 class Generator(nn.Module):
-    """z float [N,latent] and class int64 [N] to pictures float [N,3,32,32] in 0..1."""
+    """z float [N,latent] and class int64 [N] to pictures float [N,3,S,S] in 0..1; S is 4, doubled by each width but the
+    first: 32 for four widths."""
 
-    def __init__(self, classes: int, latent: int = 128, widths: tuple[int, int, int, int] = (256, 128, 64, 32)) -> None:
+    def __init__(self, classes: int, latent: int = 128, widths: Sequence[int] = (256, 128, 64, 32)) -> None:
         super().__init__()
         self.latent = latent
         self.embedding = nn.Embedding(classes, latent)
@@ -18,8 +21,8 @@ class Generator(nn.Module):
         # generated picture must not depend on its neighbours in a batch.
         self.dense = nn.Conv2d(2 * latent, 16 * widths[0], 1, bias=False)
         self.first = nn.Sequential(nn.BatchNorm2d(widths[0]), nn.ReLU())
-        self.rise = nn.Sequential(*(_Rise(widths[i], widths[i + 1]) for i in range(3)))
-        self.last = nn.Conv2d(widths[3], 3, 3, padding=1)
+        self.rise = nn.Sequential(*(_Rise(widths[i], widths[i + 1]) for i in range(len(widths) - 1)))
+        self.last = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def forward(self, z: Tensor, classes: Tensor) -> Tensor:
         """The pictures."""

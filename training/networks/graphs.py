@@ -3,13 +3,15 @@
 Each is the contract of one task: names, dtypes and axes of its inputs and outputs.
 """
 
+from typing import Protocol, cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from training.networks.classifier import Classifier
 from training.networks.generator import Generator
 from training.networks.segmenter import STRIDE, Segmenter
+from training.networks.textbook import TextbookNetwork
 
 
 class Graph(nn.Module):
@@ -17,6 +19,18 @@ class Graph(nn.Module):
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+
+class Pooling(Protocol):
+    """A network whose linear head reads the mean of its last feature map."""
+
+    head: nn.Linear
+
+    def features(self, pictures: Tensor) -> Tensor:
+        """The last feature map, float [N,D,h,w], never negative."""
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Logits float [N,C]."""
 
 
 class ClassifyGraph(Graph):
@@ -31,7 +45,7 @@ class ClassifyGraph(Graph):
     inputs = ("image",)
     outputs = ("probabilities", "embedding", "cam", "energy")
 
-    def __init__(self, network: Classifier, temperature: float = 1.0) -> None:
+    def __init__(self, network: Pooling, temperature: float = 1.0) -> None:
         super().__init__()
         self.network, self.temperature = network, temperature
 
@@ -45,6 +59,32 @@ class ClassifyGraph(Graph):
         cam = evidence / evidence.amax((1, 2), keepdim=True).clamp_min(1e-6)
         probabilities = torch.softmax(logits / self.temperature, 1)
         return probabilities, functional.normalize(pooled), cam, -torch.logsumexp(logits, 1)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits float [N,C], before the temperature."""
+        return self.network(scaled(image))
+
+
+class DenseClassifyGraph(Graph):
+    """As `ClassifyGraph`, for a network with a dense layer before its head: it has no class activation map."""
+
+    inputs = ("image",)
+    outputs = ("probabilities", "embedding", "energy")
+
+    def __init__(self, network: TextbookNetwork, temperature: float = 1.0) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three outputs of one pass."""
+        dense = self.network.embed(scaled(image))
+        logits = self.network.head(dense)
+        probabilities = torch.softmax(logits / self.temperature, 1)
+        return probabilities, functional.normalize(dense), -torch.logsumexp(logits, 1)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits float [N,C], before the temperature."""
+        return cast(Tensor, self.network(scaled(image)))
 
 
 class SegmentGraph(Graph):

@@ -1,4 +1,4 @@
-"""Recipes: one file per shipped model, and the table of them that the command line reads."""
+"""Recipes: one file per model or kind of model, and the table of them that the command line reads."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,15 @@ from training.recipe import Recipe
 from training.recipes.camvid_segmenter import CamvidSegmenter
 from training.recipes.cifar10_classifier import Cifar10Classifier
 from training.recipes.cifar10_generator import Cifar10Generator
+from training.recipes.folder_generator import FolderGenerator
+from training.recipes.imagefolder_classifier import ImageFolderClassifier
+from training.recipes.mask_segmenter import MaskSegmenter
+from training.recipes.textbook import CifarCnn, MnistCnn
 
 RECIPES: Mapping[str, Recipe[Any]] = {
-    recipe.name: recipe for recipe in (Cifar10Classifier(), CamvidSegmenter(), Cifar10Generator())
-}
+    recipe.name: recipe
+    for recipe in (
+        Cifar10Classifier(), CamvidSegmenter(), Cifar10Generator(), ImageFolderClassifier(), MaskSegmenter(),
+        FolderGenerator(), MnistCnn(), CifarCnn(),
+    )
+}  # fmt: skip

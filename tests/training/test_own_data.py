@@ -1,0 +1,199 @@
+"""One's own pictures: readers, what they refuse, and what a look at them finds."""
+
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from shapes import SHAPES, write_folders, write_masks, zipped
+
+from app.manifest import ImageInput
+from training.data import BrokenData
+from training.data.folders import read_folder
+from training.data.inspection import inspect_folder
+from training.data.masks import read_masks
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return write_folders(tmp_path / "shapes", 20)
+
+
+def test_a_folder_without_parts_is_split_alike_every_time_and_in_every_class(folder: Path) -> None:
+    first, again = read_folder(folder), read_folder(folder)
+    assert first.splits == again.splits
+    assert first.classes == SHAPES
+    assert not first.divided
+    for split, count in (("train", 16), ("val", 2), ("test", 2)):
+        labels = [example.label for example in first.splits[split]]
+        assert np.bincount(labels).tolist() == [count] * 4
+    names = [example.name for part in first.splits.values() for example in part]
+    assert len(set(names)) == 80
+
+
+def test_a_picture_that_comes_moves_no_other(folder: Path) -> None:
+    before = read_folder(folder).splits
+    Image.new("RGB", (9, 9)).save(folder / "circle" / "new.png")
+    after = read_folder(folder).splits
+    moved = set(before["train"]) - set(after["train"]) - set(after["val"]) - set(after["test"])
+    assert not moved
+    assert len(set(before["test"]) - set(after["test"])) <= 1
+
+
+def test_parts_that_are_there_are_kept(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    for split in ("train", "valid"):
+        shutil.copytree(folder, root / split)
+    found = read_folder(root)
+    assert found.divided
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 80, "val": 80}
+
+
+def test_a_training_part_alone_gives_a_validation_part(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        shutil.copytree(folder, tmp_path / "parts" / split)
+    found = read_folder(tmp_path / "parts")
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 64, "val": 16, "test": 80}
+
+
+def test_an_archive_is_read_as_the_folder_in_it(folder: Path, tmp_path: Path) -> None:
+    archive = read_folder(zipped(folder, tmp_path / "shapes.zip"))
+    plain = read_folder(folder)
+    assert archive.classes == plain.classes
+    assert sorted(
+        map(archive.read, archive.splits["train"] + archive.splits["val"] + archive.splits["test"])
+    ) == sorted(map(plain.read, plain.splits["train"] + plain.splits["val"] + plain.splits["test"]))
+
+
+def test_classes_that_are_numbers_come_in_their_own_order(tmp_path: Path) -> None:
+    for label in ("10", "9", "1"):
+        for index in range(3):
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.new("L", (4, 4)).save(tmp_path / label / f"{index}.png")
+    assert read_folder(tmp_path).classes == ("1", "9", "10")
+
+
+def _one_class(root: Path) -> None:
+    for shape in SHAPES[1:]:
+        shutil.rmtree(root / shape)
+
+
+def _stray(root: Path) -> None:
+    shutil.copytree(root / "circle", root / "train" / "circle")
+
+
+def _top_level(root: Path) -> None:
+    shutil.copy(root / "circle" / "000.png", root / "000.png")
+
+
+def _few(root: Path) -> None:
+    for index in range(2, 20):
+        (root / "cross" / f"{index:03}.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (_one_class, "one class only"),
+        (_stray, "lies beside train/"),
+        (_top_level, "lies in no folder of a class"),
+        (_few, "class cross has 2 pictures"),
+        (shutil.rmtree, "neither a folder nor a zip"),
+    ],
+)
+def test_a_folder_that_cannot_be_learned_from_is_refused_with_what_is_wrong(
+    damage: object, words: str, folder: Path
+) -> None:
+    damage(folder)  # type: ignore[operator]
+    with pytest.raises(BrokenData, match=words):
+        read_folder(folder)
+
+
+def test_a_class_that_one_part_lacks_is_named(folder: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        shutil.copytree(folder, tmp_path / "parts" / split)
+    shutil.rmtree(tmp_path / "parts" / "val" / "square")
+    with pytest.raises(BrokenData, match="class square has no picture in val/"):
+        read_folder(tmp_path / "parts")
+
+
+def test_inspecting_finds_duplicates_leaks_and_broken_files(folder: Path, tmp_path: Path) -> None:
+    root = tmp_path / "parts"
+    for split in ("train", "val"):
+        shutil.copytree(folder, root / split)
+        for extra in sorted((root / split / "circle").iterdir())[5:]:
+            extra.unlink()
+    shutil.rmtree(root / "val" / "circle")
+    write_folders(tmp_path / "others", 5, seed=7)
+    shutil.copytree(tmp_path / "others" / "circle", root / "val" / "circle")
+    same = root / "train" / "square" / "000.png"
+    across, down = np.meshgrid(np.linspace(0, 9, 48), np.linspace(0, 7, 48))
+    smooth = Image.fromarray((127 + 120 * np.sin(across) * np.cos(down)).astype(np.uint8))
+    smooth.save(root / "train" / "square" / "smooth.png")
+    smooth.resize((64, 64)).save(root / "train" / "square" / "again.jpg", quality=80)
+    (root / "train" / "triangle" / "cut.png").write_bytes(same.read_bytes()[:100])
+    found = inspect_folder(root)
+    text = found.text()
+    assert "circle: 5, 5" in text
+    assert "balance: the largest class has 4.2 times the pictures of the smallest" in text
+    assert "sizes: 48x48 to 64x64" in text
+    assert len(found.exact) == 60  # cross, square and triangle lie in both parts
+    assert {"train/square/smooth.png", "train/square/again.jpg"} in [
+        {left.example.name, right.example.name} for left, right in found.near
+    ]
+    assert "leaks between parts: 6" in text
+    assert list(found.broken) == ["train/triangle/cut.png"]
+    assert "broken: train/triangle/cut.png" in text
+    assert Image.open(io.BytesIO(found.sheet)).size[0] == 768
+
+
+@pytest.fixture
+def masks(tmp_path: Path) -> Path:
+    return write_masks(tmp_path / "masks", 20)
+
+
+def test_pictures_come_with_their_masks_in_the_size_that_is_wanted(masks: Path) -> None:
+    found = read_masks(masks)
+    assert found.labels == ("ground", *SHAPES)
+    assert {split: len(pairs) for split, pairs in found.splits.items()} == {"train": 16, "val": 2, "test": 2}
+    images, maps = found.arrays(found.splits["train"], ImageInput(width=32, height=24))
+    assert images.shape == (16, 24, 32, 3)
+    assert maps.shape == (16, 24, 32)
+    assert set(np.unique(maps)) <= {0, 1, 2, 3, 4}
+
+
+def _lone_picture(root: Path) -> None:
+    (root / "masks" / "003.png").unlink()
+
+
+def _lone_mask(root: Path) -> None:
+    (root / "images" / "003.png").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [(_lone_picture, "images/003.png: has no mask"), (_lone_mask, "masks/003.png: is the mask of no picture")],
+)
+def test_a_picture_without_mask_and_a_mask_without_picture_are_named(damage: object, words: str, masks: Path) -> None:
+    damage(masks)  # type: ignore[operator]
+    with pytest.raises(BrokenData, match=words):
+        read_masks(masks)
+
+
+@pytest.mark.parametrize(
+    ("mask", "words"),
+    [
+        (Image.new("L", (96, 96), 9), "holds label 9; labels.txt names 0 to 4"),
+        (Image.new("L", (20, 96), 1), "both must have one size"),
+        (Image.new("RGB", (96, 96)), "a label map has one 8-bit number each"),
+    ],
+)
+def test_a_mask_that_cannot_be_learned_from_is_named(mask: Image.Image, words: str, masks: Path) -> None:
+    found = read_masks(masks)
+    pair = found.splits["train"][0]
+    mask.save(masks / pair.mask)
+    with pytest.raises(BrokenData, match=words) as broken:
+        found.arrays(found.splits["train"], ImageInput(width=48, height=48))
+    assert pair.mask.rpartition("/")[2] in str(broken.value)

@@ -1,0 +1,1 @@
+"""Evaluation: what an exported version is worth on held-out pictures, through the code that serves it."""

@@ -1,0 +1,110 @@
+"""The loop of the segmenters: weighted cross entropy, AdamW, a cosine, and an average of the weights."""
+
+import base64
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from training.data.pixels import decode_labels
+from training.engine import Average, Count, Hyper, Rate
+from training.metrics import confusion, intersection_over_union
+from training.networks.graphs import SegmentGraph, scaled
+from training.networks.layout import channels_last
+from training.networks.segmenter import Segmenter
+from training.optimisers import adamw
+from training.schedules import cosine
+from training.version import Version
+
+WATCHED = "validation/miou"
+"""The figure that says how good the averaged network is."""
+
+
+class SegmentHyper(Hyper):
+    """What every segmenter lets one choose."""
+
+    batch_size: Count = 8
+    lr: Rate = 2e-3
+    weight_decay: float = 0.02
+    warm_up: int = 100
+    scales: tuple[float, float] = (0.6, 1.8)
+    colour: float = 0.3
+    decay: float = 0.998
+    width: int = 32
+    validate_every: Count = 20
+
+
+class SegmentLoop(LightningModule):
+    """One step: cross entropy at the full size of the window; pixels labelled `void` do not count.
+
+    `weights` is float [classes]; validation compares at `height` x `width`.
+    """
+
+    weights: Tensor
+
+    def __init__(self, hyper: SegmentHyper, weights: Tensor, size: tuple[int, int], void: int, steps: int) -> None:
+        super().__init__()
+        classes = len(weights)
+        self.network = channels_last(Segmenter(classes, hyper.width))
+        self.average = Average(self.network, hyper.decay)
+        self.hyper, self.size, self.void, self.steps = hyper, size, void, steps
+        self.register_buffer("weights", weights)
+        self.matrix = torch.zeros(classes, classes, dtype=torch.long)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
+        """The loss of one batch."""
+        pictures, labels = batch
+        coarse = self.network(pictures).float()
+        logits = functional.interpolate(coarse, scale_factor=4.0, mode="bilinear", align_corners=False)
+        loss = functional.cross_entropy(logits, labels, self.weights, ignore_index=self.void)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        """Let the average follow at once: checkpoints are written before `on_train_batch_end` reaches this module."""
+        super().optimizer_step(*arguments, **named)
+        self.average.follow(self.network)
+
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        self.matrix.zero_()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
+        """Count pixels of the averaged network's answers."""
+        images, labels = batch
+        graph = SegmentGraph(self.average.module, *self.size)
+        self.matrix += confusion(graph.logits(scaled(images)).argmax(1), labels, len(self.weights)).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """The mean over classes."""
+        self.log(WATCHED, float(intersection_over_union(self.matrix).nanmean()), prog_bar=True)
+
+    def configure_optimizers(self) -> Any:
+        """AdamW; biases and norms are not decayed."""
+        optimiser = adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, cosine(self.steps, self.hyper.warm_up))
+        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def enet_weights(labels: Tensor, classes: int) -> Tensor:
+    """1 / ln(1.02 + share of the class), float [classes], for label maps uint8 of any shape (Paszke et al. 2016)."""
+    counts = torch.bincount(labels.flatten()[labels.flatten() < classes].long(), minlength=classes).float()
+    return 1 / torch.log(1.02 + counts / counts.sum().clamp_min(1))
+
+
+def overlaps(version: Version, files: Iterable[bytes], maps: Iterable[NDArray[np.uint8]]) -> dict[str, float]:
+    """mIoU and the IoU of each class, from one confusion matrix over all pictures, without void."""
+    labels = version.task.labels
+    matrix = torch.zeros(len(labels), len(labels), dtype=torch.long)
+    for answer, truth in zip(version.answers(files), maps, strict=True):
+        found = decode_labels(base64.b64decode(answer["mask"]["data"]), "answer")
+        matrix += confusion(torch.from_numpy(found), torch.from_numpy(truth), len(labels))
+    each = intersection_over_union(matrix)
+    return {"miou": float(each.nanmean())} | {
+        f"iou_{name}": float(value) for name, value in zip(labels, each.nan_to_num(), strict=True)
+    }
