@@ -92,7 +92,7 @@ def test_other_inputs_than_the_task_feeds_are_refused(inputs: tuple[TensorSpec, 
         (
             "classify",
             (CAM,),
-            r"probabilities: float32 \[N,C\] and perhaps cam: float32 \[N,h,w\] and perhaps energy: float32 \[N\]; this one has cam",
+            r"probabilities: float32 \[N,C\] and perhaps cam: .* energy: float32 \[N\]; this one has cam",
         ),
         ("classify", (PROBABILITIES, spec("cam", "uint8", 4, 4)), r"this one has .*cam: uint8 \[\?,4,4\]"),
         ("classify", (PROBABILITIES, spec("cam", "float32", 4)), r"this one has .*cam: float32 \[\?,4\]"),
