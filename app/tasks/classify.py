@@ -95,7 +95,7 @@ class Classify(PictureTask[ClassifyOptions]):
         probabilities = outputs["probabilities"][0]
         result: JsonObject = {"labels": self._scores(_best(probabilities, options.top_k))}
         if "energy" in outputs:
-            result["energy"] = round(float(outputs["energy"][0]), 4)
+            result["energy"] = round(float(outputs["energy"][0]), 3)
         if options.coverage is not None:
             least = self._probability_for(options.coverage)
             held = max(1, int(np.count_nonzero(probabilities >= least)))
