@@ -2,7 +2,9 @@
 
 import copy
 import datetime
+import functools
 import logging
+import signal
 import sys
 import time
 import warnings
@@ -15,6 +17,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping, RichProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from pydantic import BaseModel, ConfigDict, Field
 
 from training.console import console
@@ -129,21 +132,37 @@ def _ignore_advice() -> None:
 
 
 class Checkpoints(Callback):
-    """Keeps the last state, written anew whenever `every` has passed, and before SIGTERM ends the run; Lightning moves
-    it into place whole.
+    """Keeps the last state: written anew after the first step where `every` has passed or SIGTERM has come, which then
+    ends the run; Lightning moves it into place whole.
 
-    Lightning's own ModelCheckpoint forgets `train_time_interval` under manual optimisation (2.6.6).
+    Lightning's own ModelCheckpoint forgets `train_time_interval` under manual optimisation, and its own end at SIGTERM
+    comes also between two epochs, where a checkpoint does not resume to the same weights (2.6.6).
     """
 
     def __init__(self, path: Path, every: datetime.timedelta) -> None:
         self._path, self._every = path, every.total_seconds()
         self._last = time.monotonic()
+        self._stop = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take SIGTERM over from Lightning, which gives it back at the end."""
+        signal.signal(signal.SIGTERM, self._stop_soon)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
-        """Save where it is time."""
-        if trainer.received_sigterm or time.monotonic() - self._last >= self._every:
+        """Save where it is time, and end the run where that was asked of one of its processes.
+
+        Raises SIGTERMException.
+        """
+        agreed = functools.partial(trainer.strategy.reduce_boolean_decision, all=False)
+        stop = agreed(self._stop)
+        if stop or agreed(time.monotonic() - self._last >= self._every):
             trainer.save_checkpoint(self._path)
             self._last = time.monotonic()
+        if stop:
+            raise SIGTERMException
+
+    def _stop_soon(self, *_: Any) -> None:
+        self._stop = True
 
 
 class Lines(Callback):

@@ -1,7 +1,7 @@
 """Tiny runs that really train, and a models folder exported from them."""
 
 import datetime
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from tiny import TINY, BreakingFeed, Fit, make_camvid_folders, make_cifar_zips
 
 from training import engine
+from training.engine import Plan
 from training.export import export
 from training.recipe import Recipe
 from training.recipes import RECIPES
@@ -40,18 +41,26 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fit_tiny(data: Path) -> Fit:
     """Fit a recipe with tiny hyper-parameters: `fit_tiny(name, folder, stop_before=3, resume=True)`.
 
-    Every step writes a checkpoint; `stop_before` breaks off where that step would be made.
+    Every step writes a checkpoint, or one is written `every` so often; `stop_before` breaks off where that step would
+    be made; `prepare` changes the plan.
     """
 
-    def fit(name: str, folder: Path, stop_before: int | None = None, resume: bool = False) -> Run:
+    def fit(
+        name: str,
+        folder: Path,
+        stop_before: int | None = None,
+        resume: bool = False,
+        prepare: Callable[[Plan], Plan] = lambda plan: plan,
+        every: datetime.timedelta = datetime.timedelta(0),
+    ) -> Run:
         recipe: Recipe[Any] = RECIPES[name]
         hyper, run = recipe.hyper(**TINY[name], precision="float32"), Run(folder)
         run.begin(name, hyper.model_dump(mode="json"), "a test", resume)
         engine.seed(hyper.seed)
-        plan = recipe.plan(hyper, data, run)
+        plan = prepare(recipe.plan(hyper, data, run))
         if stop_before is not None:
             plan = replace(plan, feed=BreakingFeed(plan.feed, stop_before))
-        engine.fit(plan, hyper, run, resume=resume, every=datetime.timedelta(0))
+        engine.fit(plan, hyper, run, resume=resume, every=every)
         return run
 
     return fit

@@ -1,17 +1,23 @@
 """Fitting: real tiny runs, interrupted and resumed."""
 
+import datetime
 import json
+import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from tiny import TINY, Fit, PowerCut
 
 from training.__main__ import main
-from training.data.feed import Draw, Feed
+from training.data.feed import Draw, Feed, Slices
+from training.engine import Plan
 from training.run import Run, RunRefused
 
 
@@ -35,7 +41,11 @@ def _check_resumed(name: str, steps: int, fit_tiny: Fit, runs: dict[str, Run], f
     assert not Run(folder).read()["finished"]
     resumed = fit_tiny(name, folder, resume=True)
     assert resumed.read()["finished"]
-    expected, found = runs[name].weights(), resumed.weights()
+    _check_same_weights(runs[name], resumed)
+
+
+def _check_same_weights(whole: Run, resumed: Run) -> None:
+    expected, found = whole.weights(), resumed.weights()
     assert expected.keys() == found.keys()
     for key, value in expected.items():
         torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
@@ -68,9 +78,36 @@ def test_a_run_that_sigterm_stops_keeps_its_state_and_is_resumed_to_the_same_wei
         with pytest.raises(SystemExit) as end:
             main(arguments)
         assert not end.value.code
-    expected, found = Run(tmp_path / "whole").weights(), Run(tmp_path / "stopped").weights()
-    for key, value in expected.items():
-        torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
+    _check_same_weights(Run(tmp_path / "whole"), Run(tmp_path / "stopped"))
+
+
+@pytest.mark.parametrize(
+    ("name", "hook"),
+    [
+        ("cifar10-classifier", "on_train_batch_end"),
+        ("cifar10-classifier", "on_validation_batch_end"),
+        ("cifar10-classifier", "on_train_epoch_end"),
+        ("cifar10-generator", "on_train_batch_end"),
+        ("cifar10-generator", "on_train_epoch_end"),
+    ],
+)
+def test_sigterm_at_any_point_of_a_run_loses_no_step(
+    name: str, hook: str, fit_tiny: Fit, tiny_runs: dict[str, Run], tmp_path: Path
+) -> None:
+    sent = []
+
+    def terminate(*_: Any) -> None:
+        if not sent:
+            sent.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    def prepare(plan: Plan) -> Plan:
+        setattr(plan.module, hook, terminate)
+        return plan if plan.validation is None else replace(plan, validation=Slices(plan.validation.tensors, 2))
+
+    with pytest.raises(SIGTERMException):
+        fit_tiny(name, tmp_path, prepare=prepare, every=datetime.timedelta(days=1))
+    assert sent
+    _check_same_weights(tiny_runs[name], fit_tiny(name, tmp_path, resume=True))
 
 
 @pytest.mark.parametrize("name", TINY)

@@ -222,6 +222,12 @@ def test_a_generator_of_a_folder_is_trained_exported_and_draws(kinds: tuple[str,
     Image.open(models / "folder-generator" / "1" / "samples.png").verify()
 
 
+def test_a_size_that_a_generator_cannot_have_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = str(write_folders(tmp_path / "shapes", 5))
+    assert run_main("fit", "folder-generator", "--data", data, "--out", str(tmp_path / "run"), "--set", "size=48") == 2
+    assert "48 is no power of two" in " ".join(capsys.readouterr().err.split())
+
+
 def test_mcnemar_counts_pictures_that_one_alone_had_right() -> None:
     this = np.array([True] * 10 + [False] * 2 + [True] * 88)
     other = np.array([False] * 10 + [True] * 2 + [True] * 88)

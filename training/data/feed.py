@@ -107,11 +107,11 @@ class Slices:
     """Tensors of equal length in consecutive batches, for validation: each item a tuple of slices."""
 
     def __init__(self, tensors: tuple[Tensor, ...], batch_size: int) -> None:
-        self._tensors, self._size = tensors, batch_size
+        self.tensors, self._size = tensors, batch_size
 
     def __len__(self) -> int:
-        return math.ceil(len(self._tensors[0]) / self._size)
+        return math.ceil(len(self.tensors[0]) / self._size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
-        for start in range(0, len(self._tensors[0]), self._size):
-            yield tuple(tensor[start : start + self._size] for tensor in self._tensors)
+        for start in range(0, len(self.tensors[0]), self._size):
+            yield tuple(tensor[start : start + self._size] for tensor in self.tensors)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from app.errors import InvalidModel
 from training.data.held_out import Labelled
 from training.data.pixels import decode
-from training.evaluation.comparison import mcnemar
+from training.evaluation.comparison import Comparison, mcnemar
 from training.figures import confusion_figure, reliability_figure, sheet
 from training.metrics import calibration_error
 from training.version import Version
@@ -81,12 +81,9 @@ def report(answers: Answers, pictures: Labelled) -> tuple[dict[str, Any], dict[s
     return figures, files
 
 
-def compare(this: Answers, other: Answers, names: tuple[str, str]) -> dict[str, Any]:
+def compare(this: Answers, other: Answers) -> Comparison:
     """A paired test of two versions on the same pictures."""
-    found = mcnemar(this.right, other.right)
-    return {
-        "difference": found.difference, "p_value": found.p_value, "test": found.test, "says": found.sentence(*names),
-    }  # fmt: skip
+    return mcnemar(this.right, other.right)
 
 
 def confusion_matrix(answers: Answers) -> NDArray[np.int64]:

@@ -1,7 +1,8 @@
 """Paired tests of two versions on the same pictures, so that "better" means something."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +24,10 @@ class Comparison:
         word = "better" if self.difference > 0 else "worse"
         points = 100 * abs(self.difference)
         return f"{this} is {word} than {other} by {points:.2f} points (p = {self.p_value:.2g}, {self.test})."
+
+    def figures(self, this: str, other: str) -> dict[str, Any]:
+        """All of it, as it goes into JSON."""
+        return {**asdict(self), "says": self.sentence(this, other)}
 
 
 def mcnemar(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> Comparison:

@@ -9,7 +9,7 @@ from typing import Any
 
 from app.errors import InvalidModel
 from training.data import BrokenData
-from training.data.held_out import Labelled, Masked, Truth, labelled, masked
+from training.data.held_out import Labelled, Truth, labelled, masked
 from training.evaluation import classification, segmentation
 from training.recipes import RECIPES
 from training.version import Version, open_version
@@ -29,10 +29,12 @@ def evaluate(folder: Path, data: Path, out: Path, against: Path | None = None) -
     """
     version, other = open_version(folder), None if against is None else open_version(against)
     pictures = truth(version, data)
-    if isinstance(pictures, Labelled):
-        figures, files = _classified(version, other, pictures)
-    else:
-        figures, files = _segmented(version, other, pictures)
+    judge: Any = classification if isinstance(pictures, Labelled) else segmentation
+    answers = judge.ask(version, pictures)
+    figures, files = judge.report(answers, pictures)
+    if other is not None:
+        found = judge.compare(answers, judge.ask(other, pictures))
+        figures["comparison"] = found.figures(_name(version), _name(other))
     figures = {"model": _name(version), "data": data.name, **figures}
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -83,24 +85,6 @@ def page(figures: dict[str, Any], files: dict[str, bytes]) -> str:
     title = html.escape(str(figures["model"]))
     head = f'<meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
     return f'<!doctype html><html lang="en"><head>{head}</head><body>{"".join(parts)}</body></html>\n'
-
-
-def _classified(version: Version, other: Version | None, pictures: Labelled) -> tuple[dict[str, Any], dict[str, bytes]]:
-    answers = classification.ask(version, pictures)
-    figures, files = classification.report(answers, pictures)
-    if other is not None:
-        names = _name(version), _name(other)
-        figures["comparison"] = classification.compare(answers, classification.ask(other, pictures), names)
-    return figures, files
-
-
-def _segmented(version: Version, other: Version | None, pictures: Masked) -> tuple[dict[str, Any], dict[str, bytes]]:
-    answers = segmentation.ask(version, pictures)
-    figures, files = segmentation.report(answers, pictures)
-    if other is not None:
-        names = _name(version), _name(other)
-        figures["comparison"] = segmentation.compare(answers, segmentation.ask(other, pictures), names)
-    return figures, files
 
 
 def _name(version: Version) -> str:

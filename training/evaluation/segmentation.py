@@ -12,7 +12,7 @@ from app.errors import InvalidModel
 from app.imaging.paint import default_palette, label_overlay
 from training.data.held_out import Masked
 from training.data.pixels import decode, decode_labels
-from training.evaluation.comparison import bootstrap
+from training.evaluation.comparison import Comparison, bootstrap
 from training.figures import confusion_figure, sheet
 from training.metrics import confusion, intersection_over_union
 from training.version import Version
@@ -69,12 +69,9 @@ def report(answers: Answers, pictures: Masked) -> tuple[dict[str, Any], dict[str
     return figures, files
 
 
-def compare(this: Answers, other: Answers, names: tuple[str, str]) -> dict[str, Any]:
+def compare(this: Answers, other: Answers) -> Comparison:
     """A paired test of two versions on the same pictures."""
-    found = bootstrap(this.matrices, other.matrices)
-    return {
-        "difference": found.difference, "p_value": found.p_value, "test": found.test, "says": found.sentence(*names),
-    }  # fmt: skip
+    return bootstrap(this.matrices, other.matrices)
 
 
 def _mean(matrix: NDArray[np.int64]) -> float:

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 
 from app.imaging.codec import encode_png
@@ -50,7 +50,7 @@ class FolderGeneratorHyper(Hyper):
     batch_size: Count = 32
     lr: Rate = 2e-4
     size: int = Field(default=32, ge=8, le=256)
-    """Side of the pictures: 4 times a power of two."""
+    """Side of the pictures, a power of two."""
     latent: Count = 64
     width: Count = 32
     decay: float = Field(default=0.99, ge=0, lt=1)
@@ -58,12 +58,17 @@ class FolderGeneratorHyper(Hyper):
     colour: float = Field(default=0.2, ge=0, le=1)
     mirror: bool = True
 
+    @field_validator("size")
+    @classmethod
+    def _doubled(cls, size: int) -> int:
+        if size & (size - 1):
+            raise ValueError(f"{size} is no power of two, such as 32 or 64")
+        return size
+
     @property
     def widths(self) -> list[int]:
         """Channels from 4x4 to the full size, halved on the way down to `width`."""
         doublings = (self.size // 4).bit_length() - 1
-        if 4 << doublings != self.size:
-            raise ValueError(f"size: {self.size} is not 4 times a power of two")
         return [self.width * min(2**step, 8) for step in range(doublings, -1, -1)]
 
 
