@@ -1,4 +1,5 @@
-"""The command line: `imago serve`, `imago check`, `imago list`. Each setting is a flag of all three."""
+"""The command line: `imago serve`, `imago check`, `imago list`, each setting a flag of all three. The client's verbs
+are left to `app.commands`."""
 
 import asyncio
 import gc
@@ -20,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app import __version__
+from app.commands.verbs import add_verbs
 from app.errors import InvalidModel, OperatorError
 from app.flags import flagged
 from app.main import (
@@ -140,6 +142,7 @@ def list_models(settings: Settings) -> None:
 cli.command("serve")(flagged(serve))
 cli.command("check")(flagged(check))
 cli.command("list")(flagged(list_models))
+add_verbs(cli, console)
 
 
 @cli.callback(invoke_without_command=True)

@@ -1,10 +1,11 @@
-"""Settings as command-line flags: every field of `Settings` is one, with its help and its variable, spelled once."""
+"""Flags from the fields of a model: of `Settings`, and of a task's options. Each is spelled once, with its help."""
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, get_args, get_origin
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic.fields import FieldInfo
 
 from app.settings import PREFIX, Settings, load_settings
 
@@ -17,29 +18,51 @@ def flagged(command: Callable[[Settings], None]) -> Callable[..., None]:
     """
 
     def run(**flags: Any) -> None:
-        command(load_settings({name: value for name, value in flags.items() if value is not None}))
+        command(load_settings(given(flags)))
 
-    parameters = [_parameter(name) for name in Settings.model_fields]
-    run.__doc__ = command.__doc__
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    vars(run)["__signature__"] = inspect.Signature(parameters)
-    return run
+    return signed(run, command.__doc__, setting_flags(Settings.model_fields))
 
 
-def _parameter(name: str) -> inspect.Parameter:
-    info = Settings.model_fields[name]
-    kind = bool if info.annotation is bool else str
-    text = f"{info.description} [{PREFIX}{name.upper()}; default: {_shown(info.default)}]"
-    option = typer.Option(help=text, show_default=False, metavar=_metavar(info.annotation))
+def setting_flags(names: Iterable[str]) -> list[inspect.Parameter]:
+    """Flags of the settings named, with their variables."""
+    fields = Settings.model_fields
+    return [flag(name, fields[name], PREFIX + name.upper()) for name in names]
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of some flags that were typed."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def flag(name: str, info: FieldInfo, variable: str = "") -> inspect.Parameter:
+    """The flag of a field, named as callers name it, its value still text: the model that it goes into validates."""
+    switch = info.annotation is bool
+    shown = f"default: {_shown(info.default)}"
+    text = f"{info.description} [{variable}; {shown}]" if variable else f"{info.description} ({shown})"
+    spoken = (info.alias or name).replace("_", "-")
+    names = f"--{spoken}/--no-{spoken}" if switch else f"--{spoken}"
+    option = typer.Option(names, help=text, show_default=False, metavar=_metavar(info.annotation))
+    kind = bool if switch else str
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
     )
+
+
+def signed(run: Callable[..., None], doc: str | None, parameters: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """A function that typer reads as if these parameters were written in its signature."""
+    found = list(parameters)
+    run.__doc__ = doc
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in found}
+    vars(run)["__signature__"] = inspect.Signature(found)
+    return run
 
 
 def _metavar(annotation: Any) -> str | None:
     """What stands behind the flag in the help text."""
     if get_origin(annotation) is Literal:
         return "|".join(get_args(annotation))
+    if get_origin(annotation) in (Union, type(int | None)):
+        return _metavar(next(part for part in get_args(annotation) if part is not type(None)))
     names = {bool: None, int: "NUMBER", float: "NUMBER", str: "TEXT"}
     return names.get(annotation, "LIST" if get_origin(annotation) in (tuple, Mapping) else "PATH")
 
@@ -47,4 +70,5 @@ def _metavar(annotation: Any) -> str | None:
 def _shown(default: Any) -> str:
     if isinstance(default, tuple):
         return ",".join(default)
-    return "none" if default == {} else str(default).lower() if isinstance(default, bool) else str(default)
+    empty = default is None or default == {}
+    return "none" if empty else str(default).lower() if isinstance(default, bool) else str(default)

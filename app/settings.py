@@ -12,6 +12,8 @@ from app.errors import InvalidSettings
 from app.manifest import explain, nearest
 
 PREFIX = "IMAGO_"
+CLIENT_VARIABLES = ("IMAGO_URL", "IMAGO_API_KEY")
+"""What commands that ask a service read: no settings, and nothing that a server on the same machine refuses."""
 FORMATS = ("jpeg", "png", "webp", "bmp", "gif", "tiff", "avif")
 
 
@@ -82,7 +84,7 @@ def load_settings(flags: Mapping[str, Any]) -> Settings:
     """
     known = {PREFIX + name.upper(): name for name in Settings.model_fields}
     for variable in os.environ:
-        if variable.startswith(PREFIX) and variable not in known:
+        if variable.startswith(PREFIX) and variable not in known and variable not in CLIENT_VARIABLES:
             raise InvalidSettings(f"{variable} in the environment is unknown{nearest(variable, known)}")
     try:
         return Settings(**flags)

@@ -23,6 +23,8 @@ MAY_IMPORT = {
     "server": {"errors", "settings", "processes", "api"},
     "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository"},
     "flags": {"settings"},
+    "client": set(),
+    "commands": {"manifest", "settings", "flags", "tasks", "client"},
 }
 JOINS = {"main", "__main__", "__init__"}
 TRAINING_MAY_IMPORT = FLOOR | {"tasks", "runtime", "imaging"}
@@ -33,7 +35,9 @@ HOME = {
     "onnxruntime": {"runtime"},
     "PIL": {"imaging"},
     "prometheus_client": {"telemetry"},
-    "typer": {"__main__", "flags"},
+    "typer": {"__main__", "flags", "commands"},
+    "rich": {"__main__", "commands"},
+    "httpx": {"client"},
     "torch": set(),
     "training": set(),
 }

@@ -1,0 +1,51 @@
+"""The client for programs without an event loop: `AsyncClient`, run in a thread of its own, so that deadlines hold to
+the end of an answer and both behave alike, in a notebook as well."""
+
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Self, Unpack, overload
+
+from anyio.from_thread import start_blocking_portal
+
+from app.client.asynchronous import AsyncClient
+from app.client.retries import Retries
+from app.client.wire import Answer, Choices, JsonObject, Picture, Question, ShapeT
+
+
+class Client:
+    """Asks one service: `with Client(url) as imago`, from any number of threads. Arguments as of `AsyncClient`."""
+
+    def __init__(
+        self, url: str, api_key: str | None = None, timeout: float = 30.0, retries: Retries | None = None
+    ) -> None:
+        self._open = ExitStack()
+        self._portal = self._open.enter_context(start_blocking_portal())
+        client = self._portal.call(partial(AsyncClient, url, api_key, timeout, retries))
+        self._client = self._open.enter_context(self._portal.wrap_async_context_manager(client))
+
+    def __repr__(self) -> str:
+        return repr(self._client).replace("Async", "")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close all connections, and end the thread."""
+        self._open.close()
+
+    @overload
+    def ask(self, task: Question[ShapeT], *pictures: Picture, **chosen: Unpack[Choices]) -> Answer[ShapeT]: ...
+
+    @overload
+    def ask(self, task: str, *pictures: Picture, **chosen: Unpack[Choices]) -> Answer[JsonObject]: ...
+
+    def ask(self, task: Any, *pictures: Picture, **chosen: Unpack[Choices]) -> Answer[Any]:
+        """As `AsyncClient.ask`."""
+        return self._portal.call(partial(self._client.ask, task, *pictures, **chosen))
+
+    def draw(self, task: Question[Any] | str, *pictures: Picture, **chosen: Unpack[Choices]) -> bytes:
+        """As `AsyncClient.draw`."""
+        return self._portal.call(partial(self._client.draw, task, *pictures, **chosen))

@@ -1,0 +1,126 @@
+"""From a question to an HTTP request, and from its answer to typed results; sends nothing."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypedDict, TypeVar
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from app.client.problems import Problem, ServiceProblem
+
+Picture = bytes | os.PathLike[str]
+"""The bytes of a picture file, or where it lies."""
+JsonObject = dict[str, Any]
+
+ResultT = TypeVar("ResultT")
+ShapeT = TypeVar("ShapeT", bound=BaseModel, covariant=True)
+
+
+class Question(Protocol[ShapeT]):
+    """What may be asked: any class of `app.tasks`, such as `Classify`."""
+
+    @property
+    def kind(self) -> str:
+        """The path of its route."""
+
+    @property
+    def Answer(self) -> type[ShapeT]:  # noqa: N802 - the name that tasks give it
+        """The shape of one result."""
+
+
+class Choices(TypedDict, total=False):
+    """What a call may choose besides its pictures.
+
+    Attributes:
+        model: who is to answer, in `version`; without it the task's default.
+        options: the task's, by their names in the documentation.
+        timeout: seconds that all of the call may take.
+    """
+
+    model: str | None
+    version: int | None
+    options: Mapping[str, object]
+    timeout: float | None
+
+
+@dataclass(frozen=True)
+class Answer(Generic[ResultT]):
+    """What a model said: results in the order of the pictures; one that could not be answered has its problem there."""
+
+    model: str
+    version: int
+    results: tuple[ResultT | ServiceProblem, ...]
+    request_id: str
+
+    @property
+    def result(self) -> ResultT:
+        """The first result: the only one of one picture. Raises `ServiceProblem` where that failed."""
+        if isinstance(self.results[0], ServiceProblem):
+            raise self.results[0]
+        return self.results[0]
+
+
+@dataclass(frozen=True)
+class Call:
+    """A POST to a task, ready to be sent as often as needed."""
+
+    path: str
+    query: Mapping[str, str]
+    pictures: tuple[bytes, ...]
+    accept: str
+
+    def request(self, client: httpx.AsyncClient, milliseconds: int) -> httpx.Request:
+        """One picture travels as it is, several as parts (RFC 7578): base64 would be a third longer."""
+        headers = {"Accept": self.accept, "X-Request-Timeout-Ms": str(milliseconds)}
+        body: dict[str, Any] = {"content": self.pictures[0] if self.pictures else b""}
+        if len(self.pictures) > 1:
+            body = {"files": [("file", ("picture", data, "application/octet-stream")) for data in self.pictures]}
+        return client.build_request("POST", self.path, params=self.query, headers=headers, timeout=None, **body)
+
+
+def call_of(kind: str, pictures: tuple[Picture, ...], chosen: Choices, accept: str) -> Call:
+    """The call of a task. What is None is left to the service.
+
+    Raises:
+        OSError: a file cannot be read.
+    """
+    data = tuple(picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures)
+    given = {"model": chosen.get("model"), "version": chosen.get("version"), **chosen.get("options", {})}
+    query = {name: _text(value) for name, value in given.items() if value is not None}
+    return Call(f"/{kind}", query, data, accept)
+
+
+class _Envelope(BaseModel):
+    model: str
+    version: int
+    results: list[JsonObject]
+
+
+def answer_of(response: httpx.Response, shape: type[Any]) -> Answer[Any]:
+    """The answer of a task with each result in its shape.
+
+    Raises:
+        ServiceProblem: `unexpected-answer`, the body is not what a task answers.
+    """
+    request_id = response.headers.get("x-request-id", "")
+    try:
+        found = _Envelope.model_validate_json(response.content)
+        reader = TypeAdapter(shape)
+        results = tuple(_result(item, reader, request_id) for item in found.results)
+    except ValidationError as error:
+        said = f"The answer is not what a task of imago answers: {error.errors()[0]['msg']}"
+        raise ServiceProblem("unexpected-answer", said, response.status_code, request_id) from error
+    return Answer(found.model, found.version, results, request_id)
+
+
+def _result(item: JsonObject, reader: TypeAdapter[Any], request_id: str) -> Any:
+    if item.keys() == {"error"}:
+        return Problem.model_validate(item["error"]).error(request_id)
+    return reader.validate_python(item)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
