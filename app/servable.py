@@ -100,8 +100,9 @@ class Running:
 class Jobs(Protocol):
     """Who runs the jobs of one version: a `Batcher` here, or a messenger to the one in another process."""
 
-    def admit(self, rows: int, deadline: float) -> None:
-        """Refuse early what could not be answered by `deadline`; raises as `submit`."""
+    def admit(self, rows: int, deadline: float, ahead: int = 0) -> None:
+        """Refuse early what could not be answered by `deadline`, after `ahead` rows that are still being decoded;
+        raises as `submit`."""
 
     async def submit(self, tensors: Tensors, rows: int, deadline: float) -> Finished:
         """Wait for one job's turn and return its rows; raises as `Batcher.submit`."""
@@ -132,6 +133,7 @@ class Servable:
         self.inline = running.inline
         self._sessions = sessions
         self._max_batch_size = running.max_batch_size
+        self._decoding = 0
         self._decoder = resources.decoder
         self._pool = resources.pool
         self._clock = resources.clock
@@ -139,6 +141,14 @@ class Servable:
 
     def __repr__(self) -> str:
         return f"<Servable {self.task.kind} {self.jobs!r}>"
+
+    def admit(self, deadline: float) -> None:
+        """Refuse a call before its body is read, where the answer could not be in time.
+
+        Raises:
+            NotReady, Overloaded: as `predict`.
+        """
+        self.jobs.admit(1, deadline, self._decoding)
 
     async def predict(
         self, data: bytes | None, options: TaskOptions, deadline: float, as_picture: bool = False
@@ -148,7 +158,7 @@ class Servable:
         Raises:
             ServiceError: the picture, the options, the queue or the model refuse; see `app.errors`.
         """
-        self.jobs.admit(1, deadline)
+        self.admit(deadline)
         options = self.task.settle(options)
         begun = self._clock()
         prepared = await self._prepare(data, options)
@@ -179,7 +189,7 @@ class Servable:
         Raises:
             ServiceError: the picture, the options or the queue refuse.
         """
-        self.jobs.admit(1, deadline)
+        self.admit(deadline)
         begun = self._clock()
         picture = None if data is None else self._decoder.open(data)
         if picture is not None and picture.pixels > INLINE_SIZE:
@@ -235,10 +245,14 @@ class Servable:
         """Open, decode and fit a picture; one that looks large from outside goes to the pool as a whole."""
         if data is None:
             return self.task.prepare(None, options)
-        if len(data) > INLINE_SIZE:
-            return await self._near(len(data), lambda: self.task.prepare(self._decoder.open(data), options))
-        picture = self._decoder.open(data)
-        return await self._near(picture.pixels, lambda: self.task.prepare(picture, options))
+        self._decoding += 1
+        try:
+            if len(data) > INLINE_SIZE:
+                return await self._near(len(data), lambda: self.task.prepare(self._decoder.open(data), options))
+            picture = self._decoder.open(data)
+            return await self._near(picture.pixels, lambda: self.task.prepare(picture, options))
+        finally:
+            self._decoding -= 1
 
     async def _near(self, size: int, work: Callable[[], Result]) -> Result:
         """Work on so many pixels or bytes: here while they are few, in the pool when they are not."""

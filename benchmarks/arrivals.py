@@ -32,6 +32,7 @@ Kind = Literal["poisson", "constant"]
 Array = NDArray[np.float64]
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+_RETRY_AFTER = b"\r\nretry-after: "
 _PATIENCE = 15.0
 """Seconds after the last request is due in which answers still count."""
 _NEVER_SENT = -1.0
@@ -49,6 +50,8 @@ class Sent:
     """Seconds from when a request was due to the end of its answer; infinite where none came."""
     status: NDArray[np.int64]
     """HTTP status; 0 where no answer came."""
+    retry_after: NDArray[np.bool_]
+    """Whether the answer said when to come again."""
     client_cpu: float
     """Cores that the client kept busy."""
 
@@ -100,6 +103,7 @@ class _Client:
         self._sent = [_NEVER_SENT] * len(self._due)
         self._answered = [float("inf")] * len(self._due)
         self._status = [0] * len(self._due)
+        self._retry_after = [False] * len(self._due)
         self._timer = Timer()
         self._ended = asyncio.Event()
         self._closed: asyncio.Event | None = None
@@ -126,10 +130,11 @@ class _Client:
         """What became of the requests."""
         due, answered = np.array(self._due), np.array(self._answered)
         late = np.maximum(0.0, np.array(self._sent) - due)
-        return Sent(due, late, answered - due, np.array(self._status), client_cpu)
+        return Sent(due, late, answered - due, np.array(self._status), np.array(self._retry_after), client_cpu)
 
-    def answered(self, connection: "_Connection", number: int, status: int) -> None:
+    def answered(self, connection: "_Connection", number: int, status: int, retry_after: bool) -> None:
         """Note an answer, and give the connection to whoever waits for one."""
+        self._retry_after[number] = retry_after
         self._answered[number] = time.monotonic() - self._begun
         self._status[number] = status
         self._finish()
@@ -238,7 +243,8 @@ class _Connection(asyncio.Protocol):
         if len(received) < head + 4 + (int(length[1]) if length else 0):
             return
         number, self.number, self._received = self.number, None, b""
-        self._client.answered(self, number, int(received[9:12]))
+        status = int(received[9:12])
+        self._client.answered(self, number, status, status != 200 and _RETRY_AFTER in received[:head].lower())
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell the client."""

@@ -80,6 +80,7 @@ class TaskEndpoint:
         as_picture = accepted_form(headers.get(b"accept", b"")) == "png"
         timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self.limits.timeout_seconds)
         deadline = time.monotonic() + timeout
+        servable.admit(deadline)
         if self.takes_picture:
             upload = await read_upload(receive, headers.get(b"content-type", b""), self.limits.max_pictures)
         else:

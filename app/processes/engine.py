@@ -87,7 +87,6 @@ class Worker:
         finally:
             request_id.reset(token)
         self._tickets[number] = batcher, ticket
-        self._engine.write_load(batcher)
 
     def _drop(self, number: int) -> None:
         """Forget a job that waits. One that runs is left to end: a batch reads its tensors, and the worker may write
@@ -95,7 +94,6 @@ class Worker:
         batcher, ticket = self._tickets[number]
         if batcher.withdraw(ticket):
             del self._tickets[number]
-            self._engine.write_load(batcher)
             self._refuse(number, NotReady("The caller left."))
 
     def _answer(self, number: int, outcome: Outcome) -> None:
@@ -139,7 +137,7 @@ class Engine:
         self._places: dict[str, int] = {}
         self._telling: asyncio.Handle | None = None
         self._connecting: set[asyncio.Task[None]] = set()
-        shared.loads.clear()
+        shared.loads.begin()
         registry.on_change = self._changed
 
     async def run(self, control: socket.socket) -> None:
@@ -173,9 +171,8 @@ class Engine:
         return jobs
 
     def write_load(self, batcher: Batcher) -> None:
-        """Write down how long a queue is."""
-        lane = batcher.lane
-        self._shared.loads.write(self._place(batcher.name), lane.waiting, lane.expected(0), lane.row_seconds)
+        """Write down what the rows of a model take now."""
+        self._shared.loads.learn(self._place(batcher.name), batcher.lane.row_seconds, batcher.lane.batch_seconds)
 
     def _introduce(self, number: int, end: socket.socket) -> None:
         if number not in self._workers:

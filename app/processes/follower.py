@@ -12,6 +12,7 @@ from app.errors import InvalidSettings
 from app.manifest import Manifest, ServingConfig
 from app.processes.control import Control
 from app.processes.link import Message
+from app.processes.loads import Load
 from app.processes.remote import Messenger, RemoteJobs
 from app.processes.shared import Shared
 from app.processes.told import Told, heard
@@ -32,6 +33,7 @@ class Follower:
         self._number = number
         self._connections = shared.connections
         self._loads = shared.loads
+        self._loads.begin_worker(number)
         self._resources = resources
         self._messenger = Messenger(channel.jobs, channel.answers, self._heard, self._engine_lost)
         self._told: dict[tuple[str, int], Told] = {}
@@ -74,7 +76,8 @@ class Follower:
         metrics = self._resources.metrics.of(manifest.task, manifest.name)
         key = f"{manifest.name}/{manifest.version}"
         limit = self._resources.max_queue_seconds
-        jobs = RemoteJobs(self._messenger, key, told["place"], self._loads, limit, metrics, time.monotonic)
+        load = Load(self._loads, self._number, told["place"])
+        jobs = RemoteJobs(self._messenger, key, load, limit, metrics, time.monotonic)
         return build(folder, manifest, running, jobs, self._resources)
 
     def _heard(self, message: Message | None) -> None:

@@ -12,8 +12,9 @@ from functools import partial
 from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotReady, Overloaded, ServiceError
 from app.processes.arena import Arena, ArenaFull, Place
 from app.processes.link import Link, Message
-from app.processes.loads import Loads
+from app.processes.loads import Load
 from app.scheduling.batcher import Deliver, Drop, Finished, Outcome, outcome_of
+from app.scheduling.policy import CAUTION
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import Tensors
@@ -39,10 +40,12 @@ class _Sent:
     """A job on its way."""
 
     deliver: Deliver
+    settled: Callable[[], None]
     places: list[Place]
 
     def end(self, outcome: Outcome) -> None:
         """Deliver; a caller that fails over it does not disturb the others."""
+        self.settled()
         try:
             self.deliver(outcome)
         except Exception:
@@ -79,9 +82,12 @@ class Messenger:
         link = self._link = Link(self._receive, lambda: self._lose(link))
         await link.open(end)
 
-    def start(self, key: str, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
+    def start(
+        self, key: str, tensors: Tensors, rows: int, deadline: float, deliver: Deliver, settled: Callable[[], None]
+    ) -> Drop:
         """Send one job of a model; `deliver` gets its rows, or NotReady, DeadlineExceeded, InferenceFailed,
-        InternalError or Overloaded, as from `Batcher.start`. Returns what drops the job again.
+        InternalError or Overloaded, as from `Batcher.start`. Returns what drops the job again; `settled` is called once
+        when the engine is done with it, or is gone, also where the caller left.
 
         Raises:
             NotReady: there is no engine now.
@@ -91,7 +97,7 @@ class Messenger:
             raise NotReady(_AWAY)
         places = self._jobs.write(tensors)
         number = next(self._ids)
-        sent = self._sent[number] = _Sent(deliver, places)
+        sent = self._sent[number] = _Sent(deliver, settled, places)
         latest = min(deadline, _LATEST)
         job = {"id": number, "key": key, "rows": rows, "deadline": latest, "in": places, "request": request_id.get()}
         self._link.send({"op": "run", **job})
@@ -143,31 +149,30 @@ class RemoteJobs:
     """The jobs of one version that the engine runs; what a `Servable` has here in place of a `Batcher`."""
 
     def __init__(
-        self, messenger: Messenger, key: str, place: int, loads: Loads, max_queue_seconds: float,
-        metrics: ModelMetrics, clock: Callable[[], float],
+        self, messenger: Messenger, key: str, load: Load, max_queue_seconds: float, metrics: ModelMetrics,
+        clock: Callable[[], float],
     ) -> None:  # fmt: skip
         self._send = partial(messenger.start, key)
         self._key = key
-        self._place = place
-        self._loads = loads
+        self._load = load
         self._max_queue_seconds = max_queue_seconds
         self._metrics = metrics
         self._clock = clock
 
     def __repr__(self) -> str:
-        return f"<RemoteJobs {self._key}: {self._loads.waiting(self._place)} waiting>"
+        return f"<RemoteJobs {self._key}: {self._load.waiting()} waiting>"
 
-    def admit(self, rows: int, deadline: float) -> None:
-        """Refuse early what the engine would refuse, from the load that it writes down.
+    def admit(self, rows: int, deadline: float, ahead: int = 0) -> None:
+        """Refuse early what the engine would refuse, after `ahead` rows that are still being decoded here.
 
         Raises:
             Overloaded: the queue is too long.
         """
         now = self._clock()
-        if not self._loads.waiting(self._place) and now < deadline:
+        if now < deadline and not (ahead or self._load.waiting()):
             return
-        wait = self._loads.expected(self._place, rows)
-        if wait > self._max_queue_seconds or now + wait > deadline:
+        wait = self._load.expected(ahead + rows)
+        if wait > self._max_queue_seconds or now + CAUTION * wait > deadline:
             self._metrics.rejected.inc()
             raise Overloaded(retry_after=wait)
 
@@ -183,10 +188,12 @@ class RemoteJobs:
             Overloaded: there is no room for the tensors.
         """
         try:
-            return self._send(tensors, rows, deadline, deliver)
+            drop = self._send(tensors, rows, deadline, deliver, partial(self._load.add, -rows))
         except ArenaFull:
             self._metrics.rejected.inc()
             raise Overloaded(retry_after=1.0) from None
+        self._load.add(rows)
+        return drop
 
     async def close(self) -> None:
         """Nothing is kept here: the engine answers what it accepted."""

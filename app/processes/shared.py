@@ -45,7 +45,7 @@ def share(workers: int, listeners: tuple[socket.socket, ...]) -> Shared:
         workers,
         listeners,
         Board(workers + 2),
-        Loads(),
+        Loads(workers),
         tuple(Channel(Arena(_ARENA_BYTES), Arena(_ARENA_BYTES)) for _ in range(workers)),
         Connections(workers),
         tuple(inbox() for _ in range(workers)),

@@ -121,8 +121,9 @@ class Batcher:
     def __repr__(self) -> str:
         return f"<Batcher {self.name}: {self.lane.waiting} waiting, {self.lane.running} running>"
 
-    def admit(self, rows: int, deadline: float) -> None:
-        """Refuse early what could not be answered by `deadline` (of this batcher's clock).
+    def admit(self, rows: int, deadline: float, ahead: int = 0) -> None:
+        """Refuse early what could not be answered by `deadline` (of this batcher's clock), after `ahead` rows that were
+        admitted and are still being decoded.
 
         Raises:
             NotReady: the batcher is closing.
@@ -131,7 +132,7 @@ class Batcher:
         if self._closing:
             raise NotReady(f"Model {self.name} is being unloaded: retry.")
         try:
-            self.lane.admit(rows, deadline, self._clock())
+            self.lane.admit(rows, deadline, self._clock(), ahead)
         except Overloaded:
             self._metrics.rejected.inc()
             raise

@@ -16,6 +16,11 @@ _SMOOTHING = 0.2
 """Weight of the newest batch in the moving averages: the last ten batches decide nine tenths."""
 
 
+CAUTION = 1.25
+"""An expected wait may last so many times as long: what no estimate knows (a busy event loop, the decoding of others,
+batches slower than the last ones) grows with the load that makes the wait."""
+
+
 @dataclass(eq=False, kw_only=True)
 class Job:
     """One caller's tensors, waiting to run."""
@@ -64,30 +69,32 @@ class Lane(Generic[JobT]):
         self._heaps: dict[tuple[object, ...], list[tuple[float, int, JobT]]] = {}
         self._order = itertools.count()
         self._row_seconds = 0.0
-        self._batch_seconds = 0.0
+        self.batch_seconds = 0.0
+        """What a batch is expected to take."""
 
     def __repr__(self) -> str:
         return f"<Lane: {self.waiting} waiting, {self.running} running>"
 
     def expected(self, rows: int) -> float:
         """Seconds until `rows` more rows would be answered, from what the last batches took; 0 before the first."""
-        return (self.waiting + self.running + rows) * self.row_seconds + self._batch_seconds
+        return (self.waiting + self.running + rows) * self.row_seconds + self.batch_seconds
 
     @property
     def row_seconds(self) -> float:
         """Seconds that one more row adds to the wait."""
         return self._row_seconds / self.limits.concurrency
 
-    def admit(self, rows: int, deadline: float, now: float) -> None:
-        """Refuse at once what could not be answered in time, so that those already waiting are.
+    def admit(self, rows: int, deadline: float, now: float, ahead: int = 0) -> None:
+        """Refuse at once what could not be answered in time, so that those already waiting are; `ahead` rows more were
+        admitted and are still being decoded.
 
         Raises:
             Overloaded: the queue would last too long, or beyond the deadline.
         """
-        if not self.waiting and now < deadline:
+        if not (self.waiting or ahead) and now < deadline:
             return
-        wait = self.expected(rows)
-        if wait > self.limits.max_queue_seconds or now + wait > deadline:
+        wait = self.expected(ahead + rows)
+        if wait > self.limits.max_queue_seconds or now + CAUTION * wait > deadline:
             raise Overloaded(retry_after=wait)
 
     def add(self, job: JobT) -> None:
@@ -144,7 +151,7 @@ class Lane(Generic[JobT]):
         per_row = seconds / rows
         first = not self._row_seconds
         self._row_seconds = per_row if first else (1 - _SMOOTHING) * self._row_seconds + _SMOOTHING * per_row
-        self._batch_seconds = max(seconds, (1 - _SMOOTHING) * self._batch_seconds + _SMOOTHING * seconds)
+        self.batch_seconds = max(seconds, (1 - _SMOOTHING) * self.batch_seconds + _SMOOTHING * seconds)
 
     def _earliest(self) -> list[tuple[float, int, JobT]] | None:
         """The heap, of one row shape, whose first job has the earliest deadline."""

@@ -30,7 +30,8 @@ class Answering(asyncio.Protocol):
         if code == 0:
             self._transport.close()
             return
-        self._transport.write(f"HTTP/1.1 {code} X\r\nContent-Length: 4\r\n\r\nda".encode())
+        again = "Retry-After: 1\r\n" if code == 429 else ""
+        self._transport.write(f"HTTP/1.1 {code} X\r\n{again}Content-Length: 4\r\n\r\nda".encode())
         asyncio.get_running_loop().call_soon(self._transport.write, b"ta")
 
 
@@ -77,6 +78,7 @@ def test_every_answer_is_read_to_its_end_and_keeps_its_status() -> None:
     with server(200, 429, 200) as port:
         sent = send(port, REQUEST, np.array([0.0, 0.01, 0.02]), connections=1)
     assert sent.status.tolist() == [200, 429, 200]
+    assert sent.retry_after.tolist() == [False, True, False]
     assert np.isfinite(sent.latency).all()
 
 
@@ -98,14 +100,14 @@ def test_a_connection_that_is_cut_leaves_its_request_without_an_answer() -> None
 
 def test_percentiles_are_those_of_the_requests_that_were_answered() -> None:
     latency = np.array([0.010, 0.020, 0.030, 9.0, np.inf])
-    found = outcome(Sent(np.zeros(5), np.zeros(5), latency, np.array([200, 200, 200, 429, 0]), 0.1))
+    found = outcome(Sent(np.zeros(5), np.zeros(5), latency, np.array([200, 200, 200, 429, 0]), np.zeros(5, bool), 0.1))
     assert (found.answered, found.refused, found.failed) == (3, 1, 1)
     assert found.p50_ms == pytest.approx(20)
     assert found.p99_ms == pytest.approx(29.8)
 
 
 def test_where_nothing_was_answered_there_are_no_percentiles() -> None:
-    found = outcome(Sent(np.zeros(1), np.zeros(1), np.array([1.0]), np.array([503]), 0.1))
+    found = outcome(Sent(np.zeros(1), np.zeros(1), np.array([1.0]), np.array([503]), np.zeros(1, bool), 0.1))
     assert (found.p50_ms, found.p99_ms, found.refused_share) == (None, None, 1.0)
 
 

@@ -18,13 +18,13 @@ from app.processes.connections import Connections
 from app.processes.control import send_socket
 from app.processes.engine import Engine
 from app.processes.link import Message
-from app.processes.loads import Loads
+from app.processes.loads import Load, Loads
 from app.processes.remote import Messenger
 from app.processes.shared import Channel, Shared
 from app.repository.registry import Registry
 from app.runtime.function import FunctionSession
 from app.runtime.plan import Plan
-from app.scheduling.batcher import Batcher, Finished, Sessions, Ticket, outcome_of
+from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Sessions, Ticket, outcome_of
 from app.scheduling.policy import Lane, Limits
 from app.servable import Resources, Running, Servable, build
 from app.telemetry.board import Board
@@ -74,13 +74,20 @@ class Caller:
         self.worker = worker
         self.told: list[Message] = []
         self.lost = 0
+        self.load = Load(shared.loads, worker, 0)
         self.messenger = Messenger(channel.jobs, channel.answers, self.told.append, self._lose)
         self._wire: socket.socket | None = None
 
     def run(self, value: int, rows: int = 1, deadline: float = FOREVER, key: str = KEY) -> "asyncio.Task[Finished]":
         """Send a job whose pixels have this value."""
         tensors = {"image": np.full((rows, SIZE, SIZE, 3), value, np.uint8)}
-        return asyncio.create_task(outcome_of(partial(self.messenger.start, key, tensors, rows, deadline)))
+
+        def start(deliver: Deliver) -> Drop:
+            drop = self.messenger.start(key, tensors, rows, deadline, deliver, partial(self.load.add, -rows))
+            self.load.add(rows)
+            return drop
+
+        return asyncio.create_task(outcome_of(start))
 
     async def connect(self, control: socket.socket) -> None:
         """Be introduced to the engine at the other end of its control socket, as by the supervisor."""
@@ -106,7 +113,7 @@ class House:
 
     def __init__(self, folder: Path, pool: ThreadPoolExecutor, workers: int, limits: Limits, arena_bytes: int) -> None:
         channels = tuple(Channel(Arena(arena_bytes), Arena(arena_bytes)) for _ in range(workers))
-        self.shared = Shared(workers, (), Board(workers + 2), Loads(), channels, Connections(workers), ())
+        self.shared = Shared(workers, (), Board(workers + 2), Loads(workers), channels, Connections(workers), ())
         self.metrics = Metrics(self.shared.board, self.shared.engine_slot)
         self.gate = Gate()
         self.now = 0.0

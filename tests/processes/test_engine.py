@@ -18,7 +18,7 @@ from tests.processes.scenario import pair, run
 
 
 def bare_shared() -> Shared:
-    return Shared(1, (), Board(3), Loads(), (), Connections(1), ())
+    return Shared(1, (), Board(3), Loads(1), (), Connections(1), ())
 
 
 def test_an_engine_without_a_folder_of_models_ends_with_the_reason(tmp_path: Path) -> None:

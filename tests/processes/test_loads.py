@@ -1,25 +1,41 @@
-"""`Loads` shows workers the queues of the engine, also from another process."""
+"""`Loads` shows every worker what waits for the engine, whoever sent it."""
 
-from app.processes.loads import Loads
+import pytest
+
+from app.processes.loads import Load, Loads
 from tests.telemetry.forked import Forked
 
 
-def test_what_the_engine_writes_down_is_what_every_worker_reads() -> None:
-    loads = Loads(3)
+def test_what_one_worker_sends_and_the_engine_measures_is_what_every_worker_expects() -> None:
+    loads = Loads(workers=2, models=3)
 
-    def engine() -> None:
-        loads.write(1, waiting=5, expected=0.25, row_seconds=0.01)
+    def others() -> None:
+        loads.learn(1, row_seconds=0.01, batch_seconds=0.2)
+        Load(loads, 0, 1).add(5)
 
-    with Forked(engine) as process:
+    with Forked(others) as process:
         process.finished()
-        assert loads.waiting(1) == 5
-        assert loads.expected(1, rows=10) == 0.35
+    mine = Load(loads, 1, 1)
+    mine.add(3)
+    assert mine.waiting() == 8
+    assert mine.expected(rows=2) == pytest.approx(0.3)
+    mine.add(-3)
+    assert mine.waiting() == 5
     assert [loads.waiting(place) for place in (0, 2)] == [0, 0]
     assert loads.expected(0, rows=10) == 0
 
 
-def test_an_engine_that_begins_wipes_the_queues_of_its_predecessor() -> None:
-    loads = Loads(2)
-    loads.write(1, waiting=5, expected=60.0, row_seconds=1.0)
-    loads.clear()
-    assert (loads.waiting(1), loads.expected(1, rows=3)) == (0, 0)
+def test_an_engine_that_begins_has_measured_nothing() -> None:
+    loads = Loads(workers=1, models=2)
+    loads.learn(1, row_seconds=1.0, batch_seconds=1.0)
+    loads.begin()
+    assert loads.expected(1, rows=3) == 0
+
+
+def test_a_worker_that_begins_has_sent_nothing() -> None:
+    loads = Loads(workers=2, models=2)
+    for worker in (0, 1):
+        for place in (0, 1):
+            loads.add(worker, place, 1 + worker)
+    loads.begin_worker(1)
+    assert [loads.waiting(place) for place in (0, 1)] == [1, 1]

@@ -158,9 +158,10 @@ def test_a_caller_that_leaves_while_its_job_waits_takes_it_out_of_the_lane(tmp_p
             await house.gate.was_entered()
             leaving, staying = caller.run(1), caller.run(2)
             await until(lambda: house.batcher.lane.waiting == 2)
+            assert house.shared.loads.waiting(0) == 3
             leaving.cancel()
-            await until(lambda: house.batcher.lane.waiting == 1)
-            assert house.shared.loads.waiting(0) == 1
+            await until(lambda: house.shared.loads.waiting(0) == 2)
+            assert house.batcher.lane.waiting == 1
             house.gate.opened.set()
             await asyncio.gather(first, staying)
             assert house.gate.batches == [[0], [2]]
@@ -219,9 +220,11 @@ def test_jobs_that_wait_for_a_worker_that_died_are_dropped_and_their_load_with_t
             first = staying.run(0)
             await house.gate.was_entered()
             lost = [dying.run(value, rows=2) for value in (1, 2)]
-            await until(lambda: house.shared.loads.waiting(0) == 4)
+            await until(lambda: house.batcher.lane.waiting == 4)
+            assert house.shared.loads.waiting(0) == 5
             dying.cut()
-            await until(lambda: house.shared.loads.waiting(0) == 0)
+            await until(lambda: house.batcher.lane.waiting == 0)
+            assert house.shared.loads.waiting(0) == 1
             house.gate.opened.set()
             assert answer(await first) == [0]
             assert house.gate.batches == [[0]]
@@ -348,7 +351,7 @@ def test_whatever_callers_and_workers_do_no_memory_and_no_load_stays_behind(tmp_
 def jobs_of(house: House, caller: Caller, limit: float) -> tuple[RemoteJobs, Metrics]:
     metrics = Metrics(house.shared.board, caller.worker)
     model = metrics.of("classify", "tiny-classifier")
-    return RemoteJobs(caller.messenger, KEY, 0, house.shared.loads, limit, model, time.monotonic), metrics
+    return RemoteJobs(caller.messenger, KEY, caller.load, limit, model, time.monotonic), metrics
 
 
 def test_a_worker_refuses_at_once_what_the_engine_would_refuse(tmp_path: Path) -> None:
@@ -356,16 +359,19 @@ def test_a_worker_refuses_at_once_what_the_engine_would_refuse(tmp_path: Path) -
         async with engine(tmp_path) as (house, (caller,)):
             jobs, metrics = jobs_of(house, caller, limit=1.0)
             now = time.monotonic()
-            jobs.admit(1, now + 9)
-            house.shared.loads.write(0, waiting=3, expected=0.8, row_seconds=0.1)
+            house.shared.loads.learn(0, row_seconds=0.1, batch_seconds=0.5)
+            jobs.admit(20, now + 9)
+            house.shared.loads.add(caller.worker, 0, 3)
             jobs.admit(1, now + 9)
             with pytest.raises(Overloaded) as refused:
                 jobs.admit(3, now + 9)
             assert refused.value.retry_after == pytest.approx(1.1)
             with pytest.raises(Overloaded):
+                jobs.admit(1, now + 9, ahead=2)
+            with pytest.raises(Overloaded):
                 jobs.admit(1, time.monotonic() + 0.5)
             assert repr(jobs) == "<RemoteJobs tiny-classifier/1: 3 waiting>"
-            counted = b'imago_rejected_total{model="tiny-classifier",reason="overloaded",task="classify"} 2.0'
+            counted = b'imago_rejected_total{model="tiny-classifier",reason="overloaded",task="classify"} 3.0'
             assert counted in metrics.render("")[0]
 
     run(scenario)

@@ -117,6 +117,14 @@ def test_a_queue_that_would_last_too_long_refuses_whatever_the_deadline() -> Non
         lane.admit(1, deadline=100, now=0)
 
 
+def test_rows_that_are_still_being_decoded_count_as_waiting() -> None:
+    lane = lane_with()
+    lane.learn(rows=1, seconds=0.1)
+    lane.admit(1, deadline=2.0, now=0, ahead=10)
+    with pytest.raises(Overloaded):
+        lane.admit(1, deadline=1.0, now=0, ahead=10)
+
+
 def test_an_empty_queue_admits_even_when_the_model_was_slow() -> None:
     lane = lane_with(max_queue_seconds=1.0)
     lane.learn(rows=1, seconds=60)
