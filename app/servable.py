@@ -338,8 +338,7 @@ def _batcher(
     plan = ready.plan
     concurrency = 1 if running.inline else plan.concurrency
     limits = Limits(running.max_batch_size, serving.max_queue_delay_ms / 1000, resources.max_queue_seconds, concurrency)
-    lane: Lane[Ticket] = Lane(limits)
-    lane.learn(limits.max_batch_size, plan.batch_seconds[limits.max_batch_size])
+    lane: Lane[Ticket] = Lane(limits, plan.batch_seconds)
     if running.inline:
         sessions = Sessions(ready.lone, inline=True)
     else:

@@ -96,7 +96,7 @@ def test_a_large_picture_is_answered_as_a_small_one(tmp_path: Path) -> None:
 def test_a_refused_request_is_refused_before_its_picture_is_decoded(tmp_path: Path) -> None:
     async def use(servable: Servable) -> None:
         assert isinstance(servable.jobs, Batcher)
-        servable.jobs.lane.learn(1, 1000.0)
+        servable.jobs.lane.pace.learn(1, 1000.0)
         waiting = asyncio.ensure_future(servable.predict(picture(1), ClassifyOptions(), FOREVER))
         await asyncio.sleep(0)
         assert servable.jobs.lane.waiting

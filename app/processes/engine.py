@@ -172,7 +172,8 @@ class Engine:
 
     def write_load(self, batcher: Batcher) -> None:
         """Write down what the rows of a model take now."""
-        self._shared.loads.learn(self._place(batcher.name), batcher.lane.row_seconds, batcher.lane.batch_seconds)
+        pace = batcher.lane.pace
+        self._shared.loads.learn(self._place(batcher.name), pace.row_seconds, pace.batch_seconds)
 
     def _introduce(self, number: int, end: socket.socket) -> None:
         if number not in self._workers:

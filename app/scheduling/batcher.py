@@ -215,7 +215,8 @@ class Batcher:
         with self.changed:
             self._idle += 1
             if rows:
-                self.lane.finished(rows, self._clock() - started)
+                now = self._clock()
+                self.lane.finished(rows, now - started, now)
         return partial(self._tell, picked, started, done)
 
     def _tell(self, picked: Picked[Ticket], started: float, done: Sequence[_Ran]) -> None:

@@ -6,15 +6,13 @@ No asyncio, no clock, no thread: every method is told the time, in seconds of a 
 import heapq
 import itertools
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from app.errors import Overloaded
+from app.scheduling.pace import Pace
 from app.tensors import Tensors, row_shape
-
-_SMOOTHING = 0.2
-"""Weight of the newest batch in the moving averages: the last ten batches decide nine tenths."""
-
 
 CAUTION = 1.25
 """An expected wait may last so many times as long: what no estimate knows (a busy event loop, the decoding of others,
@@ -62,27 +60,22 @@ class Limits:
 class Lane(Generic[JobT]):
     """The jobs that wait for the sessions of one model; earliest deadline first, equal row shapes together."""
 
-    def __init__(self, limits: Limits = Limits()) -> None:
+    def __init__(self, limits: Limits = Limits(), measured: Mapping[int, float] | None = None) -> None:
         self.limits = limits
+        self.pace = Pace(limits.max_batch_size, limits.concurrency, measured)
         self.waiting = 0
         self.running = 0
         self._heaps: dict[tuple[object, ...], list[tuple[float, int, JobT]]] = {}
         self._order = itertools.count()
-        self._row_seconds = 0.0
-        self.batch_seconds = 0.0
-        """What a batch is expected to take."""
+        self._busy_since: float | None = None
+        """When the last batch ended, if rows have waited ever since."""
 
     def __repr__(self) -> str:
         return f"<Lane: {self.waiting} waiting, {self.running} running>"
 
     def expected(self, rows: int) -> float:
         """Seconds until `rows` more rows would be answered, from what the last batches took; 0 before the first."""
-        return (self.waiting + self.running + rows) * self.row_seconds + self.batch_seconds
-
-    @property
-    def row_seconds(self) -> float:
-        """Seconds that one more row adds to the wait."""
-        return self._row_seconds / self.limits.concurrency
+        return (self.waiting + self.running + rows) * self.pace.row_seconds + self.pace.batch_seconds
 
     def admit(self, rows: int, deadline: float, now: float, ahead: int = 0) -> None:
         """Refuse at once what could not be answered in time, so that those already waiting are; `ahead` rows more were
@@ -141,17 +134,12 @@ class Lane(Generic[JobT]):
         self.running += sum(job.rows for job in picked.batch)
         return picked
 
-    def finished(self, rows: int, seconds: float) -> None:
+    def finished(self, rows: int, seconds: float, now: float) -> None:
         """Learn from a batch that ended, whether well or not."""
         self.running -= rows
-        self.learn(rows, seconds)
-
-    def learn(self, rows: int, seconds: float) -> None:
-        """Update what a row and a batch are expected to take; the batch estimate follows slow ones at once."""
-        per_row = seconds / rows
-        first = not self._row_seconds
-        self._row_seconds = per_row if first else (1 - _SMOOTHING) * self._row_seconds + _SMOOTHING * per_row
-        self.batch_seconds = max(seconds, (1 - _SMOOTHING) * self.batch_seconds + _SMOOTHING * seconds)
+        self.pace.learn(rows, seconds, None if self._busy_since is None else now - self._busy_since)
+        # Rows that are held for others to join them wait, and nobody is busy.
+        self._busy_since = now if self.waiting and not self.limits.max_queue_delay else None
 
     def _earliest(self) -> list[tuple[float, int, JobT]] | None:
         """The heap, of one row shape, whose first job has the earliest deadline."""

@@ -301,11 +301,11 @@ def test_overload_is_refused_before_anything_is_decoded(served: Served) -> None:
     async def tell(first: Caller, second: Caller, third: Caller) -> list[Any]:
         first.send(request(PICTURE, target))
         await until(lambda: lane.waiting == 1)
-        lane.learn(1, 1000.0)
+        lane.pace.learn(1, 1000.0)
         refused = await second.ask(request(b"no picture at all", target))
         anew = await second.ask(request(b"no picture at all", target, [LONG_WAY]))
         for _ in range(200):
-            lane.learn(1, 1e-4)
+            lane.pace.learn(1, 1e-4)
         return [refused, anew, await third.ask(request(PICTURE, target)), await first.answer()]
 
     before = served.counts()

@@ -99,7 +99,7 @@ def test_a_poisoned_job_fails_alone_as_it_would_here(tmp_path: Path) -> None:
 def test_what_the_lane_refuses_is_refused_with_the_same_error(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with engine(tmp_path, limits=Limits(max_batch_size=4, max_queue_seconds=1)) as (house, (caller,)):
-            house.batcher.lane.learn(rows=1, seconds=0.4)
+            house.batcher.lane.pace.learn(rows=1, seconds=0.4)
             house.hold()
             first = caller.run(0)
             await house.gate.was_entered()

@@ -241,7 +241,7 @@ def test_a_queue_that_is_too_long_refuses_at_once_and_keeps_those_who_wait() -> 
     async def scenario() -> None:
         session = GatedSession(open_gate=False)
         async with batcher_of(session, limits=Limits(max_queue_seconds=1)) as batcher:
-            batcher.lane.learn(rows=1, seconds=0.4)
+            batcher.lane.pace.learn(rows=1, seconds=0.4)
             first = submit(batcher, 0)
             await entered(session)
             waiting = submit(batcher, 1)

@@ -103,7 +103,7 @@ def test_a_first_job_is_admitted_before_anything_was_measured() -> None:
 
 def test_a_job_that_could_not_be_answered_before_its_deadline_is_refused() -> None:
     lane = lane_with(*(job() for _ in range(10)))
-    lane.learn(rows=1, seconds=0.1)
+    lane.pace.learn(rows=1, seconds=0.1)
     lane.admit(1, deadline=2.0, now=0)
     with pytest.raises(Overloaded) as refused:
         lane.admit(1, deadline=1.0, now=0)
@@ -112,14 +112,14 @@ def test_a_job_that_could_not_be_answered_before_its_deadline_is_refused() -> No
 
 def test_a_queue_that_would_last_too_long_refuses_whatever_the_deadline() -> None:
     lane = lane_with(*(job() for _ in range(10)), max_queue_seconds=1.0)
-    lane.learn(rows=1, seconds=0.1)
+    lane.pace.learn(rows=1, seconds=0.1)
     with pytest.raises(Overloaded):
         lane.admit(1, deadline=100, now=0)
 
 
 def test_rows_that_are_still_being_decoded_count_as_waiting() -> None:
     lane = lane_with()
-    lane.learn(rows=1, seconds=0.1)
+    lane.pace.learn(rows=1, seconds=0.1)
     lane.admit(1, deadline=2.0, now=0, ahead=10)
     with pytest.raises(Overloaded):
         lane.admit(1, deadline=1.0, now=0, ahead=10)
@@ -127,17 +127,17 @@ def test_rows_that_are_still_being_decoded_count_as_waiting() -> None:
 
 def test_an_empty_queue_admits_even_when_the_model_was_slow() -> None:
     lane = lane_with(max_queue_seconds=1.0)
-    lane.learn(rows=1, seconds=60)
+    lane.pace.learn(rows=1, seconds=60)
     assert lane.expected(1) > 5
     lane.admit(1, deadline=5, now=0)
 
 
 def test_the_expected_wait_follows_what_batches_take() -> None:
     lane = lane_with()
-    lane.learn(rows=10, seconds=1.0)
+    lane.pace.learn(rows=10, seconds=1.0)
     before = lane.expected(10)
     for _ in range(50):
-        lane.learn(rows=10, seconds=0.1)
+        lane.pace.learn(rows=10, seconds=0.1)
     assert before == pytest.approx(2.0)
     assert lane.expected(10) == pytest.approx(0.2, rel=0.01)
 
@@ -145,8 +145,25 @@ def test_the_expected_wait_follows_what_batches_take() -> None:
 def test_a_finished_batch_is_no_longer_running() -> None:
     lane = lane_with(job(rows=2))
     lane.take(0)
-    lane.finished(rows=2, seconds=0.1)
+    lane.finished(rows=2, seconds=0.1, now=1.0)
     assert lane.running == 0
+
+
+def test_what_keeps_a_busy_lane_from_its_next_batch_is_expected_of_the_ones_after() -> None:
+    lane = lane_with(*(job() for _ in range(20)), max_batch_size=2)
+    for end in range(1, 10):  # a batch runs for 0.1 s, and one ends each second
+        lane.take(end - 0.1)
+        lane.finished(rows=2, seconds=0.1, now=end)
+    assert lane.pace.row_seconds == pytest.approx(0.5, rel=0.2)
+
+
+def test_the_time_in_which_nothing_waited_is_no_batch_s() -> None:
+    lane = lane_with(job(), job(), max_batch_size=2)
+    for end in (1.0, 1000.0):
+        lane.take(end - 0.1)
+        lane.finished(rows=2, seconds=0.1, now=end)
+        lane.add(job(rows=2))
+    assert lane.pace.row_seconds == pytest.approx(0.05)
 
 
 def test_a_lane_says_its_state() -> None:
