@@ -1,5 +1,5 @@
 """The command line: `imago serve`, `imago check`, `imago list`, each setting a flag of all three. The client's verbs
-are left to `app.commands`."""
+and `imago keys` are left to `app.commands`."""
 
 import asyncio
 import gc
@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app import __version__
+from app.commands.keys import keys
 from app.commands.verbs import add_verbs
 from app.errors import InvalidModel, OperatorError
 from app.flags import flagged
@@ -143,6 +144,7 @@ cli.command("serve")(flagged(serve))
 cli.command("check")(flagged(check))
 cli.command("list")(flagged(list_models))
 add_verbs(cli, console)
+cli.add_typer(keys, name="keys")
 
 
 @cli.callback(invoke_without_command=True)

@@ -107,6 +107,21 @@ class WrongTask(ServiceError):
         super().__init__(f"Model {name!r} is for the task {kind!r}: post to /{kind}, or name a model for {asked!r}.")
 
 
+class Unauthenticated(ServiceError):
+    """The route needs an API key, and none came, or one that is unknown, expired or revoked."""
+
+    code = "unauthenticated"
+
+
+class ScopeMissing(ServiceError):
+    """The API key does not open this route."""
+
+    code = "scope-missing"
+
+    def __init__(self, scope: str) -> None:
+        super().__init__(f"This API key lacks the scope {scope!r}.")
+
+
 class RouteNotFound(ServiceError):
     """No route has this path."""
 
@@ -133,6 +148,26 @@ class Overloaded(ServiceError):
 
     def __init__(self, retry_after: float) -> None:
         super().__init__("More requests wait than can be answered in time: retry after the delay in Retry-After.")
+        self.retry_after = retry_after
+
+
+class QuotaExceeded(ServiceError):
+    """The API key has used up what it may ask for: requests, requests at a time, or pixels."""
+
+    code = "quota-exceeded"
+
+    def __init__(self, limit: str, retry_after: float) -> None:
+        super().__init__(f"This API key may ask for {limit}: retry after the delay in Retry-After.")
+        self.retry_after = retry_after
+
+
+class TooManyGuesses(ServiceError):
+    """Too many wrong API keys came from this address."""
+
+    code = "too-many-guesses"
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__("Too many wrong API keys came from this address: retry after the delay in Retry-After.")
         self.retry_after = retry_after
 
 
@@ -190,6 +225,12 @@ class InvalidSettings(OperatorError):
     """A setting is unknown or has a value that cannot be used."""
 
     code = "invalid-settings"
+
+
+class InvalidKeys(OperatorError):
+    """The file of API keys is missing, broken, or open to others."""
+
+    code = "invalid-keys"
 
 
 class InvalidModel(OperatorError):

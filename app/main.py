@@ -4,7 +4,8 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import AsyncIterator, Callable, Coroutine
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
@@ -14,9 +15,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
+from app.api.access import AccessControl
 from app.api.fast_path import FastPath
 from app.api.middleware import Edge, answer_refusal
 from app.api.repository_routes import repository_routes
@@ -32,6 +35,8 @@ from app.repository.registry import Opener, Registry
 from app.runtime import available_device
 from app.runtime.cores import usable_cores
 from app.runtime.plan_cache import PlanCache
+from app.security.key_file import KeyFile, KeyRing
+from app.security.limits import Accounts, Guesses, Quotas
 from app.servable import Resources, open_servable
 from app.settings import Settings
 from app.tasks import TASKS
@@ -91,11 +96,21 @@ def create_registry(settings: Settings, resources: Resources, opener: Opener | N
     )
 
 
+def read_keys(settings: Settings) -> KeyRing | None:
+    """The keys of whoever may call; None where everybody may.
+
+    Raises:
+        InvalidKeys: the file of keys cannot be used.
+    """
+    return None if settings.keys is None else KeyRing(KeyFile(settings.keys.expanduser()))
+
+
 def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) -> FastAPI:
     """The application of one process alone. Models are loaded once it runs; `/livez` and `/readyz` answer before.
 
     Raises:
         BackendMissing, InvalidSettings: as `create_resources`.
+        InvalidKeys: as `read_keys`.
     """
     metrics = Metrics()
     registry = create_registry(settings, create_resources(settings, metrics))
@@ -104,7 +119,7 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
         await registry.load_all()
         on_loaded(registry)
 
-    return _application(settings, metrics, registry, load)
+    return _application(settings, metrics, registry, Accounts(), 0, load)
 
 
 def create_worker(
@@ -115,7 +130,8 @@ def create_worker(
     resources = create_resources(settings, metrics)
     follower = Follower(number, shared, resources)
     registry = create_registry(settings, resources, follower.open)
-    return _application(settings, metrics, registry, lambda: follower.follow(registry, control, stop))
+    following = partial(follower.follow, registry, control, stop)
+    return _application(settings, metrics, registry, shared.accounts, number, following)
 
 
 async def run_engine(settings: Settings, shared: Shared, control: socket.socket, on_loaded: OnLoaded) -> None:
@@ -145,9 +161,9 @@ class _Application(FastAPI):
     """FastAPI with an edge around all of it: what the framework puts around its routes costs a request more than the
     edge does."""
 
-    def __init__(self, edge: Callable[[ASGIApp], Edge], **rest: Any) -> None:
+    def __init__(self, edge: Callable[[ASGIApp, Sequence[BaseRoute]], Edge], **rest: Any) -> None:
         super().__init__(**rest)
-        self.edge = edge(super().__call__)
+        self.edge = edge(super().__call__, self.router.routes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer through the edge."""
@@ -155,8 +171,9 @@ class _Application(FastAPI):
 
 
 def _application(
-    settings: Settings, metrics: Metrics, registry: Registry, load: Callable[[], Coroutine[Any, Any, None]]
-) -> FastAPI:
+    settings: Settings, metrics: Metrics, registry: Registry, accounts: Accounts, process: int,
+    load: Callable[[], Coroutine[Any, Any, None]],
+) -> FastAPI:  # fmt: skip
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
@@ -166,14 +183,27 @@ def _application(
         await registry.close()
 
     endpoints = task_endpoints(registry, Limits(settings.max_pictures, settings.request_timeout_seconds))
-    edge = partial(Edge, direct=endpoints, max_body_bytes=settings.max_body_bytes, metrics=metrics)
+    keys = read_keys(settings)
+
+    def edge(app: ASGIApp, routes: Sequence[BaseRoute]) -> Edge:
+        access = None
+        if keys is not None:
+            quotas, guesses = Quotas(accounts, process, time.monotonic), Guesses(accounts, time.monotonic)
+            access = AccessControl(keys, quotas, guesses, routes, metrics.access_refused)
+        return Edge(app, endpoints, settings.max_body_bytes, metrics, access)
+
+    routers = (
+        task_routes(endpoints),
+        repository_routes(registry),
+        system_routes(registry, metrics, settings.strict_readiness),
+    )
     app = _Application(
         edge, title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description="Images in, compact answers out: classify, segment and generate with ONNX models.",
+        # All in one list: `include_router` would hide which of them a path leads to from whoever has to decide by that.
+        routes=[route for router in routers for route in router.routes],
+        redirect_slashes=False,  # to wherever a Host header says
     )  # fmt: skip
-    app.include_router(task_routes(endpoints))
-    app.include_router(repository_routes(registry))
-    app.include_router(system_routes(registry, metrics, settings.strict_readiness))
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_refusal)
     app.state.registry = registry

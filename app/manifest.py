@@ -182,7 +182,8 @@ def explain(error: ValidationError, contract: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in first["loc"]) or "the document"
     if first["type"] == "extra_forbidden":
         return f"{key!r} is unknown{nearest(str(first['loc'][-1]), contract.model_fields)}"
-    return f"{key}: {first['msg'].removeprefix('Value error, ').rstrip('.')}."
+    told = first["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"{key}: {told}" if told.endswith("?") else f"{key}: {told}."
 
 
 def nearest(word: str, known: Mapping[str, Any]) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from app.imaging.codec import Decoder
+from app.imaging.codec import Decoder, Picture
 from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verified
 from app.runtime import Device, Session, open_session
 from app.runtime.plan import Choices, Plan, Ready, make_ready
@@ -57,6 +57,8 @@ class Prediction(NamedTuple):
 
     answer: list[JsonObject] | bytes
     timings: Timings
+    picture: Picture | None
+    """What it is about."""
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ class Servable:
         answer = await self._near(size, lambda: finish(outputs, prepared, options))
         timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
         self._observe(timings)
-        return Prediction(answer, timings)
+        return Prediction(answer, timings, prepared.picture)
 
     def begin(
         self,
@@ -206,7 +208,8 @@ class Servable:
             if isinstance(outcome, Exception):
                 deliver(outcome)
                 return
-            conclude = partial(self._conclude, lambda: draw(outcome.tensors, prepared, options), outcome, decode)
+            make = partial(draw, outcome.tensors, prepared, options)
+            conclude = partial(self._conclude, make, outcome, decode, prepared.picture)
             if max((array.size for array in outcome.tensors.values()), default=0) <= INLINE_SIZE:
                 self._tell(deliver, conclude())
                 return
@@ -216,14 +219,19 @@ class Servable:
         return self.jobs.start(prepared.tensors, rows, deadline, finish)
 
     def _conclude(
-        self, make: Callable[[], list[JsonObject] | bytes], finished: Finished, decode: float
+        self,
+        make: Callable[[], list[JsonObject] | bytes],
+        finished: Finished,
+        decode: float,
+        picture: Picture | None,
     ) -> Prediction | Exception:
         begun = self._clock()
         try:
             answer = make()
         except Exception as error:  # for whoever waits: it may have been raised in a thread
             return error
-        return Prediction(answer, Timings(decode, finished.queue_seconds, finished.run_seconds, self._clock() - begun))
+        timings = Timings(decode, finished.queue_seconds, finished.run_seconds, self._clock() - begun)
+        return Prediction(answer, timings, picture)
 
     def _tell(self, deliver: Callable[[Prediction | Exception], None], outcome: Prediction | Exception) -> None:
         """Deliver on the loop's thread, which alone writes metrics."""

@@ -24,6 +24,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    keys: Path | None = Field(None, description="File of API keys (`imago keys create`); none to ask nobody for one.")
     models: Path = Field(Path("models"), description="Folder of models: NAME/VERSION/manifest.json.")
     workers: int = Field(0, ge=0, le=64, description="HTTP processes; 0 or auto for one a core, at most 16.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
@@ -51,9 +52,9 @@ class Settings(BaseSettings):
     def _auto(cls, value: object) -> object:
         return 0 if value == "auto" else value
 
-    @field_validator("cache", mode="before")
+    @field_validator("cache", "keys", mode="before")
     @classmethod
-    def _no_cache(cls, value: object) -> object:
+    def _no_file(cls, value: object) -> object:
         return None if value == "" else value
 
     @field_validator("formats", mode="before")

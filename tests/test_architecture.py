@@ -17,14 +17,15 @@ MAY_IMPORT = {
     "tasks": FLOOR | {"imaging"},
     "scheduling": FLOOR | {"telemetry"},
     "runtime": FLOOR,
+    "security": {"errors", "manifest"},
     "servable": FLOOR | {"imaging", "telemetry", "tasks", "scheduling", "runtime"},
     "repository": FLOOR | {"servable"},
-    "processes": FLOOR | {"telemetry", "scheduling", "runtime", "servable", "repository"},
+    "processes": FLOOR | {"telemetry", "security", "scheduling", "runtime", "servable", "repository"},
     "server": {"errors", "settings", "processes", "api"},
-    "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository"},
+    "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security"},
     "flags": {"settings"},
     "client": set(),
-    "commands": {"manifest", "settings", "flags", "tasks", "client"},
+    "commands": {"errors", "manifest", "security", "settings", "flags", "tasks", "client"},
 }
 JOINS = {"main", "__main__", "__init__"}
 TRAINING_MAY_IMPORT = FLOOR | {"tasks", "runtime", "imaging"}

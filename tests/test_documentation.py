@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.access import SCOPE_OF
 from app.errors import ImagoError
 from app.main import create_app
 from app.settings import PREFIX, Settings
@@ -46,13 +47,18 @@ def test_every_setting_is_in_the_table_of_settings_and_no_other() -> None:
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_the_table_shows_the_default_of_a_setting(name: str) -> None:
     default = Settings.model_fields[name].default
-    shown = ",".join(default) if isinstance(default, tuple) else "" if default == {} else str(default)
+    shown = ",".join(default) if isinstance(default, tuple) else "" if default in ({}, None) else str(default)
     row = next(line for line in section("Settings").splitlines() if f"`{PREFIX}{name.upper()}`" in line)
     assert f"| `{shown.lower() if isinstance(default, bool) else shown}` |" in row or (not shown and "| none |" in row)
 
 
 def test_every_route_is_in_the_table_of_routes_and_no_other() -> None:
     assert first_cells("Routes") - {"GET /", "GET /docs", "GET /openapi.json"} == routes()
+
+
+def test_the_table_of_routes_shows_the_scope_that_each_one_has() -> None:
+    shown = dict(re.findall(r"^\| `[A-Z]+ (\S+)` \| `?(\w+)`? \|", section("Routes"), flags=re.MULTILINE))
+    assert shown == {path: scope for path, scope in SCOPE_OF.items() if path != "/static/{name:path}"}
 
 
 def test_every_metric_is_in_the_table_of_metrics_and_no_other() -> None:

@@ -18,6 +18,8 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.InvalidRequest: 400,
     errors.EmptyBody: 400,
     errors.WrongTask: 400,
+    errors.Unauthenticated: 401,
+    errors.ScopeMissing: 403,
     errors.RouteNotFound: 404,
     errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -29,12 +31,16 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.InvalidOption: 422,
     errors.CorruptImage: 422,
     errors.Overloaded: 429,
+    errors.QuotaExceeded: 429,
+    errors.TooManyGuesses: 429,
     errors.CallerLeft: 499,  # nobody reads it: nginx's status for logs and metrics
     errors.InternalError: 500,
     errors.InferenceFailed: 500,
     errors.NotReady: 503,
     errors.DeadlineExceeded: 504,
 }
+_PASSING: Final = (errors.Overloaded, errors.QuotaExceeded, errors.TooManyGuesses, errors.NotReady)
+"""What waiting helps against."""
 
 
 def status_of(error: ServiceError) -> int:
@@ -57,8 +63,10 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
 def problem_answer(error: ServiceError, instance: str) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the answer to a request that failed as a whole."""
     headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
-    if isinstance(error, errors.Overloaded | errors.NotReady):
+    if isinstance(error, _PASSING):
         headers["retry-after"] = str(_retry_after(error.retry_after))
+    if isinstance(error, errors.Unauthenticated):
+        headers["www-authenticate"] = 'Bearer realm="imago"'
     if isinstance(error, errors.MethodNotAllowed):
         headers["allow"] = error.allowed
     return status_of(error), headers, orjson.dumps(problem(error, instance))

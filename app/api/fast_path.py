@@ -39,6 +39,7 @@ class FastPath:
     def __init__(self, endpoints: Mapping[str, TaskEndpoint], edge: Edge) -> None:
         self._endpoints = {path.encode(): endpoint for path, endpoint in endpoints.items()}
         self._edge = edge
+        self._access = edge.access
         self._longest = min(INLINE_SIZE, edge.max_body_bytes)
 
     def offer(self, url: bytes, headers: Headers) -> "Exchange | None":
@@ -52,11 +53,16 @@ class FastPath:
             return None
         record = Record.of(found)
         record.task = endpoint.task.kind
+        access = self._access
+        if access is not None and not access.knows(record):
+            return None
         try:
             call = call_from_query(endpoint.task.kind, query)
             servable = endpoint.find(call, record)
             as_picture = accepted_form(found.get(b"accept", b"")) == "png"
             timeout = timeout_seconds(found.get(b"x-request-timeout-ms"), endpoint.limits.timeout_seconds)
+            if access is not None:
+                access.charge(record)
         except ServiceError:
             return None
         deadline = time.monotonic() + timeout
@@ -166,7 +172,8 @@ class Exchange:
         if isinstance(outcome, bytes):
             body = outcome
         else:
-            answer, self._record.timings = outcome
+            self._record.note(outcome)
+            answer = outcome.answer
             body = answer if isinstance(answer, bytes) else json_body(self._servable, answer)
         return 200, _PNG if self._as_picture else _JSON, body
 

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.api.errors import problem_response, refusal, status_of
 from app.errors import BodyTooLarge, CallerLeft, InternalError, ServiceError, UnsupportedEncoding
-from app.servable import Timings
+from app.security.keys import Caller
+from app.servable import Prediction, Timings
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import Metrics
 
@@ -26,7 +28,7 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 _READ = frozenset(
     (b"content-length", b"content-type", b"content-encoding", b"accept", b"x-request-id", b"x-request-timeout-ms",
-     b"traceparent")
+     b"traceparent", b"authorization", b"x-api-key")
 )  # fmt: skip
 """The request headers that imago reads: looked for once, in one pass."""
 
@@ -44,12 +46,30 @@ class Record:
     version: int | None = None
     status: int = 0
     timings: Timings | None = None
+    caller: Caller | None = None
+    """Whose key came with it."""
+    models: frozenset[str] | None = None
+    """The only models that it may see; None for all."""
+    charged: bool = False
+    """Whether it counts among the requests under way of its key."""
+    pixels: int = 0
+    """Pixels decoded for it."""
 
     @classmethod
     def of(cls, headers: Headers) -> "Record":
         """The record of a new request: with the caller's id where that is harmless in logs and headers."""
         given = headers.get(b"x-request-id", b"")
         return cls(given.decode("ascii") if _SAFE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}", headers)
+
+    def sees(self, model: str) -> bool:
+        """Whether this model exists for whoever asks."""
+        return self.models is None or model in self.models
+
+    def note(self, prediction: Prediction) -> None:
+        """Note what a prediction took; of several side by side the longest times count, and the pixels of all."""
+        self.timings = prediction.timings.longest(self.timings)
+        if self.charged and prediction.picture is not None:
+            self.pixels += prediction.picture.pixels
 
     def server_timing(self, total: float) -> bytes:
         """`Server-Timing` (W3C): milliseconds of each stage."""
@@ -81,6 +101,22 @@ async def answer_refusal(request: Request, error: Exception) -> Response:
     return problem_response(refusal(request, error), record_of(request.scope).id)
 
 
+class Access(Protocol):
+    """Who decides over who gets in: `app.api.access` where there are keys."""
+
+    def enter(self, record: Record, scope: Scope) -> None:
+        """Let a request in, or raise the `ServiceError` that says why not."""
+
+    def knows(self, record: Record) -> bool:
+        """Whether a request to a task comes with a good key, which is noted; `charge` has to follow."""
+
+    def charge(self, record: Record) -> None:
+        """Charge a request to its key, or raise the `ServiceError` that says why not."""
+
+    def leave(self, record: Record) -> None:
+        """A request that was charged has ended."""
+
+
 class Edge:
     """The outermost application: everything above, around the routes.
 
@@ -94,12 +130,14 @@ class Edge:
         direct: Mapping[str, ASGIApp],
         max_body_bytes: int,
         metrics: Metrics,
+        access: Access | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
         self._direct = direct
         self.max_body_bytes = max_body_bytes
         self._metrics = metrics
+        self.access = access
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,6 +163,8 @@ class Edge:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         try:
+            if self.access is not None:
+                self.access.enter(record, scope)
             self._check(record.headers)
             direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
             await (direct or self._app)(scope, self._limited(receive), send)
@@ -165,6 +205,8 @@ class Edge:
 
     def finish(self, record: Record, seconds: float, method: str, path: str) -> None:
         """Count and log a request that was answered."""
+        if record.charged and self.access is not None:
+            self.access.leave(record)
         if record.task:
             self._metrics.requests.labels(record.task, record.model, str(record.status)).inc()
             self._metrics.request_seconds.labels(record.task, record.model).observe(seconds)

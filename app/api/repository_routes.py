@@ -3,8 +3,10 @@
 from typing import Any
 
 from fastapi import APIRouter
+from starlette.requests import Request
 
 from app.api.errors import STATUS
+from app.api.middleware import record_of
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, TaskList, TaskSummary, problem_content
 from app.errors import InvalidOption, ModelNotFound
 from app.manifest import CARD
@@ -21,8 +23,8 @@ def repository_routes(registry: Registry) -> APIRouter:
     router = APIRouter(tags=["models"])
 
     @router.get("/models", summary="All models, by their newest version")
-    async def models() -> ModelList:
-        names = dict.fromkeys(entry.name for entry in registry.entries())
+    async def models(request: Request) -> ModelList:
+        names = dict.fromkeys(entry.name for entry in seen(registry, request))
         return ModelList(models=[_summary(registry, registry.describe(name)) for name in names])
 
     @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_PROBLEMS)
@@ -33,10 +35,16 @@ def repository_routes(registry: Registry) -> APIRouter:
         return _detail(registry, entries)
 
     @router.get("/tasks", summary="All tasks, their options and the models that answer them")
-    async def tasks() -> TaskList:
-        return TaskList(tasks=[_task(registry, kind) for kind in TASKS])
+    async def tasks(request: Request) -> TaskList:
+        return TaskList(tasks=[_task(registry, kind, seen(registry, request)) for kind in TASKS])
 
     return router
+
+
+def seen(registry: Registry, request: Request) -> list[Entry]:
+    """The entries that exist for whoever asks."""
+    record = record_of(request.scope)
+    return [entry for entry in registry.entries() if record.sees(entry.name)]
 
 
 def _answering(entries: list[Entry]) -> Entry:
@@ -79,14 +87,14 @@ def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
     )
 
 
-def _task(registry: Registry, kind: str) -> TaskSummary:
-    names = [entry.name for entry in registry.entries() if entry.manifest and entry.manifest.task == kind]
+def _task(registry: Registry, kind: str, entries: list[Entry]) -> TaskSummary:
+    names = [entry.name for entry in entries if entry.manifest and entry.manifest.task == kind]
     default = registry.default(kind)
     return TaskSummary(
         task=kind,
         path=f"/{kind}",
         summary=TASKS[kind].summary,
-        default_model=default.manifest.name if default else None,
+        default_model=default.manifest.name if default and default.manifest.name in names else None,
         models=list(dict.fromkeys(names)),
         options=TASKS[kind].Options.model_json_schema(),
     )

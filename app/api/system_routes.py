@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from app.api.middleware import Record, record_of
 from app.api.schemas import Readiness
 from app.errors import RouteNotFound
 from app.repository.registry import Registry
@@ -40,8 +41,8 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRout
         response_model=Readiness,
         responses={503: {"model": Readiness}},
     )
-    async def readyz() -> Response:
-        state = _readiness(registry, strict)
+    async def readyz(request: Request) -> Response:
+        state = _readiness(registry, strict, record_of(request.scope))
         headers = {"Cache-Control": "no-store"} | ({} if state.ready else {"Retry-After": "1"})
         return Response(state.model_dump_json(), 200 if state.ready else 503, headers, media_type="application/json")
 
@@ -64,14 +65,19 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRout
     return router
 
 
-def _readiness(registry: Registry, strict: bool) -> Readiness:
-    """Ready means: every model was tried, and one answers (`strict`: all do)."""
-    by_state: dict[str, dict[str, str]] = {"loading": {}, "ready": {}, "failed": {}}
-    for entry in registry.entries():
-        by_state[entry.state][str(entry)] = entry.reason
+def _readiness(registry: Registry, strict: bool, record: Record) -> Readiness:
+    """Ready means: every model was tried, and one answers (`strict`: all do). Only the models that the caller sees are
+    named."""
+    states = {entry.state for entry in registry.entries()}
     settled = registry.settled.is_set()
-    ready = settled and bool(by_state["ready"]) and not (strict and by_state["failed"])
-    return Readiness(ready=ready, settled=settled, loading=list(by_state["loading"]), failed=by_state["failed"])
+    ready = settled and "ready" in states and not (strict and "failed" in states)
+    told = {str(entry): entry for entry in registry.entries() if record.sees(entry.name)}
+    return Readiness(
+        ready=ready,
+        settled=settled,
+        loading=[key for key, entry in told.items() if entry.state == "loading"],
+        failed={key: entry.reason for key, entry in told.items() if entry.state == "failed"},
+    )
 
 
 def _static_files() -> dict[str, bytes]:

@@ -10,6 +10,7 @@ import orjson
 from fastapi import APIRouter
 from starlette.types import Receive, Scope, Send
 
+from app.api.access import check_sees
 from app.api.calls import Call, accepted_form, call_from_query, call_with_body, timeout_seconds
 from app.api.errors import problem
 from app.api.middleware import Record, record_of
@@ -99,6 +100,7 @@ class TaskEndpoint:
 
     def find(self, call: Call, record: Record) -> Servable:
         """Who answers a call, noted in the record; raises as `Registry.get`."""
+        check_sees(record, self._registry, self._kind, call.model, call.version)
         try:
             servable = self._registry.get(self._kind, call.model, call.version)
         except NotReady:
@@ -132,7 +134,7 @@ async def answer_body(
 
     if len(pictures) <= 1:
         prediction = await predict(pictures[0] if pictures else None)
-        record.timings = prediction.timings
+        record.note(prediction)
         return prediction.answer if isinstance(prediction.answer, bytes) else json_body(servable, prediction.answer)
     outcomes = await asyncio.gather(*map(predict, pictures), return_exceptions=True)
     return json_body(servable, [item for outcome in outcomes for item in _items(outcome, record)])
@@ -141,7 +143,7 @@ async def answer_body(
 def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str, Any]]:
     """The results of one picture among several, or its error in their place."""
     if isinstance(outcome, Prediction) and isinstance(outcome.answer, list):
-        record.timings = outcome.timings.longest(record.timings)
+        record.note(outcome)
         return outcome.answer
     if isinstance(outcome, ServiceError):
         return [{"error": problem(outcome, record.id)}]

@@ -1,1 +1,1 @@
-"""The command line's client side: a verb for each task, built from `TASKS`. What serves is in `app.__main__`."""
+"""Subcommands: a verb for each task, built from `TASKS`, and `imago keys`. What serves is in `app.__main__`."""

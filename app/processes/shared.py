@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from app.processes.arena import Arena
 from app.processes.connections import Connections, inbox
 from app.processes.loads import Loads
+from app.security.limits import Accounts
 from app.telemetry.board import Board
 
 _ARENA_BYTES = 128 * 2**20
@@ -23,7 +24,7 @@ class Channel:
 
 @dataclass(frozen=True)
 class Shared:
-    """Listening sockets, metrics, queue lengths, tensors, connections."""
+    """Listening sockets, metrics, queue lengths, tensors, connections, what keys have used."""
 
     workers: int
     listeners: tuple[socket.socket, ...]
@@ -32,6 +33,7 @@ class Shared:
     channels: tuple[Channel, ...]
     connections: Connections
     inboxes: tuple[tuple[socket.socket, socket.socket], ...]
+    accounts: Accounts
 
     @property
     def engine_slot(self) -> int:
@@ -49,4 +51,5 @@ def share(workers: int, listeners: tuple[socket.socket, ...]) -> Shared:
         tuple(Channel(Arena(_ARENA_BYTES), Arena(_ARENA_BYTES)) for _ in range(workers)),
         Connections(workers),
         tuple(inbox() for _ in range(workers)),
+        Accounts(workers),
     )

@@ -16,6 +16,7 @@ from app.servable import Servable
 logger = logging.getLogger("imago.repository")
 
 State = Literal["loading", "ready", "failed"]
+LOADING = "The models are being loaded: retry."
 Opener = Callable[[Path, Manifest, ServingConfig], Awaitable[Servable]]
 """Makes the servable of the version in a folder; raises `ImagoError` where it cannot."""
 
@@ -193,7 +194,7 @@ class Registry:
     def _refuse(self, kind: str, name: str | None, version: int | None) -> NoReturn:
         """Raise the error that says why nobody answers."""
         if not self.settled.is_set():
-            raise NotReady("The models are being loaded: retry.")
+            raise NotReady(LOADING)
         name = self._defaults.get(kind) if name is None else name
         if name is None:
             entries = [entry for entry in self.entries() if entry.manifest and entry.manifest.task == kind]

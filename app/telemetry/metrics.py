@@ -65,6 +65,9 @@ class Metrics(Collector):
             own, "imago_rejected", "Jobs not run: refused at once, or expired while they waited.", (*_MODEL, "reason")
         )
         self.cancelled = CounterFamily(own, "imago_cancelled", "Jobs whose caller left.", _MODEL)
+        self.access_refused = CounterFamily(
+            own, "imago_access_refused", "Requests refused for their API key or its limits.", ("reason",)
+        )
         # Each process knows all the models, so that their sum would count every one several times.
         self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
         self.models_loaded = self._models_loaded.labels()
@@ -90,7 +93,7 @@ class Metrics(Collector):
         """Every family as it is now in all processes, for the registry."""
         for family in (
             self.requests, self.request_seconds, self.decode, self.queue, self.inference, self.encode,
-            self.batch_size, self.queue_depth, self.rejected, self.cancelled, self._models_loaded,
+            self.batch_size, self.queue_depth, self.rejected, self.cancelled, self.access_refused, self._models_loaded,
         ):  # fmt: skip
             yield family.collect(self._segments)
 

@@ -130,7 +130,7 @@ TARGETS = [
     (b"/classify?top_k=1#top_k=0", 200, LONG), (b"/classify#", 200, LONG), (b"/classify?#", 200, LONG),
     (b"http://imago/classify", 200, LONG), (b"http://other:99/classify?top_k=1", 200, LONG),
     (b"/%63lassify", 200, LONG), (b"/classify%0A", 404, LONG), (b"/classify%3Ftop_k=1", 404, LONG),
-    (b"//classify", 404, LONG), (b"/classify/", 307, LONG), (b"/Classify", 404, LONG), (b"/./classify", 404, LONG),
+    (b"//classify", 404, LONG), (b"/classify/", 404, LONG), (b"/Classify", 404, LONG), (b"/./classify", 404, LONG),
     (b"/classify;a=b", 404, LONG), (b"/livez", 405, LONG), (b"*", 404, LONG),
 ]  # fmt: skip
 

@@ -35,13 +35,13 @@ def test_a_hostile_model_name_is_an_unknown_model(service: Service, name: str) -
 )
 def test_a_hostile_path_leads_nowhere(service: Service, front: str, name: str) -> None:
     answer = service.exchange("GET", front + name)
-    if front + name in {"/", "/\n", "/models/tiny-classifier/", "/models/"}:  # Starlette lets one line break pass
-        assert answer.status in {200, 307}
+    if front + name in {"/", "/\n"}:  # Starlette lets one line break pass
+        assert answer.status == 200
         return
-    assert answer.status in {307, 404, 405}
+    assert answer.status in {404, 405}
     assert b"root:" not in answer.body
     assert "\n" not in "".join(answer.headers.values())
-    assert answer.headers.get("location", "http://imago/").startswith("http://imago/")
+    assert "location" not in answer.headers
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_a_hostile_path_leads_nowhere(service: Service, front: str, name: str) -
     ],
 )
 def test_only_its_own_path_leads_to_a_route(service: Service, path: str) -> None:
-    assert service.exchange("POST", path, body=PICTURE).status in {307, 404, 405}
+    assert service.exchange("POST", path, body=PICTURE).status in {404, 405}
 
 
 def test_nothing_that_is_refused_is_repeated_at_length(service: Service) -> None:
