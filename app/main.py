@@ -199,7 +199,7 @@ def _application(
     )
     app = _Application(
         edge, title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
-        description="Images in, compact answers out: classify, segment and generate with ONNX models.",
+        description=f"Images in, compact answers out: {', '.join(TASKS)} with ONNX models.",
         # All in one list: `include_router` would hide which of them a path leads to from whoever has to decide by that.
         routes=[route for router in routers for route in router.routes],
         redirect_slashes=False,  # to wherever a Host header says

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.make_models import make_classifier, make_generator, make_segmenter
+from tests.make_models import make_classifier, make_detector, make_generator, make_segmenter
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,8 +18,8 @@ def _no_cache() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model folder with one classifier, one segmenter and one generator."""
+    """A model folder with a tiny model of each task."""
     root = tmp_path_factory.mktemp("models")
-    for make in (make_classifier, make_segmenter, make_generator):
+    for make in (make_classifier, make_segmenter, make_detector, make_generator):
         make(root)
     return root

@@ -93,6 +93,58 @@ def make_segmenter(
     )
 
 
+def make_detector(
+    root: Path,
+    name: str = "tiny-detector",
+    version: int = 1,
+    size: int = 8,
+    labels: tuple[str, ...] = COLOURS,
+    **manifest: Any,
+) -> Path:
+    """One object for each colour that is there: the box around all pixels whose channel is above a half, scored by the
+    brightest of them. Label `i` stands for channel `i % 3`."""
+    nodes = [
+        *_scaled(),
+        helper.make_node("Gather", ["x", "channels"], ["planes"], axis=3),
+        helper.make_node("Greater", ["planes", "half"], ["lit"]),
+        *(
+            node
+            for axis, low, high in ((2, "x1", "x2"), (1, "y1", "y2"))
+            for node in (
+                helper.make_node("Where", ["lit", f"start{axis}", "full"], [f"starts{axis}"]),
+                helper.make_node("Where", ["lit", f"end{axis}", "none"], [f"ends{axis}"]),
+                helper.make_node("ReduceMin", [f"starts{axis}"], [low], axes=[1, 2], keepdims=0),
+                helper.make_node("ReduceMax", [f"ends{axis}"], [high], axes=[1, 2], keepdims=0),
+            )
+        ),
+        helper.make_node("Where", ["lit", "planes", "none"], ["shown"]),
+        helper.make_node("ReduceMax", ["shown"], ["score"], axes=[1, 2], keepdims=0),
+        helper.make_node("Mul", ["score", "none"], ["zeros"]),
+        helper.make_node("Add", ["zeros", "numbers"], ["class"]),
+        *(
+            helper.make_node("Unsqueeze", [column, "last"], [f"{column}_column"])
+            for column in ("x1", "y1", "x2", "y2", "score", "class")
+        ),
+        helper.make_node(
+            "Concat", [f"{column}_column" for column in ("x1", "y1", "x2", "y2", "score", "class")], ["boxes"], axis=2
+        ),
+    ]
+    places = np.arange(size, dtype=np.float32)
+    constants = {
+        "channels": np.int64([index % 3 for index in range(len(labels))]),
+        "half": np.float32([0.5]),
+        "none": np.float32([0]),
+        "start1": places.reshape(1, size, 1, 1),
+        "end1": places.reshape(1, size, 1, 1) + 1,
+        "start2": places.reshape(1, 1, size, 1),
+        "end2": places.reshape(1, 1, size, 1) + 1,
+        "numbers": np.arange(len(labels), dtype=np.float32),
+        "last": np.int64([2]),
+    }
+    graph = _graph(nodes, _picture(size), {"boxes": (TensorProto.FLOAT, ["N", len(labels), 6])}, constants)
+    return _write(root, graph, labels, name=name, version=version, task="detect", **{"image": _input(size), **manifest})
+
+
 def make_generator(
     root: Path,
     name: str = "tiny-generator",

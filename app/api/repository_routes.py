@@ -12,6 +12,7 @@ from app.errors import InvalidOption, ModelNotFound
 from app.manifest import CARD
 from app.repository.registry import Entry, Registry
 from app.tasks import TASKS
+from app.tasks.base import PictureTask
 
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     STATUS[error]: problem_content(error.code) for error in (ModelNotFound, InvalidOption)
@@ -94,6 +95,7 @@ def _task(registry: Registry, kind: str, entries: list[Entry]) -> TaskSummary:
         task=kind,
         path=f"/{kind}",
         summary=TASKS[kind].summary,
+        takes_picture=issubclass(TASKS[kind], PictureTask),
         default_model=default.manifest.name if default and default.manifest.name in names else None,
         models=list(dict.fromkeys(names)),
         options=TASKS[kind].Options.model_json_schema(),

@@ -68,6 +68,7 @@ class TaskSummary(BaseModel):
     task: str
     path: str
     summary: str
+    takes_picture: bool = Field(description="Whether the body is a picture; otherwise it is options alone.")
     default_model: str | None
     models: list[str]
     options: dict[str, Any] = Field(description="JSON Schema of the options.")

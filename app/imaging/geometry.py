@@ -55,6 +55,15 @@ def fit(picture: Picture, want: ImageInput) -> NDArray[np.uint8]:
     return np.frombuffer(image.tobytes(), np.uint8).reshape(want.height, want.width, want.channels)
 
 
+def boxes_in_picture(boxes: NDArray[np.float64], width: int, height: int, want: ImageInput) -> NDArray[np.float64]:
+    """Boxes [n,4] (left, top, right, bottom in pixels of what `fit` made), in pixels of the `width` x `height` picture
+    that it made it of; what lies beyond the picture is cut off."""
+    left, top, right, bottom = visible_box(width, height, want)
+    scale = np.array([(right - left) / want.width, (bottom - top) / want.height] * 2)
+    moved: NDArray[np.float64] = boxes * scale + np.array([left, top, left, top])
+    return moved.clip(0, [width, height, width, height])
+
+
 def resize_labels(labels: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
     """Resize a label map uint8 [h, w] to [height, width] by the nearest label: labels have no in-between."""
     if labels.shape == (height, width):

@@ -1,10 +1,13 @@
-"""Drawing answers: heat maps and label maps over a picture, contact sheets. Knows colours, not models."""
+"""Drawing answers: heat maps, label maps and boxes over a picture, contact sheets. Knows colours, not models."""
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
 
 from app.imaging.codec import ImageArray
 from app.imaging.geometry import Box, resize_smooth
@@ -39,6 +42,35 @@ def label_overlay(image: ImageArray, labels: NDArray[np.uint8], palette: Palette
     painted = image.copy()
     _blend(painted, labels, colours, np.full(len(colours), strength, dtype=np.float32))
     return painted
+
+
+class Boxed(NamedTuple):
+    """A box (left, top, right, bottom in pixels) to be drawn in a colour, with a caption."""
+
+    box: tuple[float, float, float, float]
+    colour: tuple[int, int, int]
+    caption: str
+
+
+def box_overlay(image: ImageArray, boxes: Sequence[Boxed]) -> ImageArray:
+    """Draw boxes over an image, the last on top; lines and captions are the larger the larger the image is."""
+    painted = Image.fromarray(image)
+    pen = ImageDraw.Draw(painted)
+    side = max(painted.size)
+    font, line = _font(min(200, max(10, side // 50))), max(1, side // 400)
+    for (left, top, right, bottom), colour, caption in boxes:
+        pen.rectangle((left, top, max(left, right - 1), max(top, bottom - 1)), outline=colour, width=line)
+        _, _, across, down = map(math.ceil, font.getbbox(caption))
+        x, y = max(0, min(left, painted.width - across)), top - down if top >= down else top
+        pen.rectangle((x, y, x + across, y + down), fill=colour)
+        pen.text((x, y), caption, fill="black" if sum(colour) > 3 * 127 else "white", font=font)
+    return np.asarray(painted)
+
+
+@lru_cache(maxsize=64)
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """The font that Pillow brings along."""
+    return ImageFont.load_default(size)
 
 
 def contact_sheet(images: Sequence[ImageArray]) -> ImageArray:

@@ -7,12 +7,13 @@ from app.errors import InvalidModel
 from app.manifest import Manifest
 from app.tasks.base import Graph, Prepared, Task
 from app.tasks.classify import Classify
+from app.tasks.detect import Detect
 from app.tasks.generate import Generate
 from app.tasks.segment import Segment
 
 __all__ = ["TASKS", "Graph", "Prepared", "Task", "build_task"]
 
-TASKS: Mapping[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Segment, Generate)}
+TASKS: Mapping[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Segment, Detect, Generate)}
 
 
 def build_task(manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> Task[Any]:

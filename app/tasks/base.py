@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from app.errors import EmptyBody, InvalidModel
 from app.imaging.codec import Picture
 from app.imaging.geometry import fit
+from app.imaging.paint import default_palette
 from app.manifest import Manifest
 from app.tensors import Tensors, TensorSpec
 
@@ -141,6 +142,18 @@ def _obeys(spec: TensorSpec, rule: str) -> bool:
     """Whether dtype and number of axes are those of the rule; a graph may leave its axes open."""
     dtype, _, axes = rule.partition(" ")
     return str(spec.dtype) == dtype and len(spec.shape) in (0, axes.count(",") + 1)
+
+
+def colours(manifest: Manifest, labels: tuple[str, ...]) -> tuple[tuple[int, int, int], ...]:
+    """A colour for each value of a byte: what a graph says beyond its labels is drawn, too.
+
+    Raises:
+        InvalidModel: the manifest names another number of colours than there are labels.
+    """
+    if manifest.palette is not None and len(manifest.palette) != len(labels):
+        raise InvalidModel(f"The palette has {len(manifest.palette)} colours for {len(labels)} labels.")
+    chosen = manifest.palette or tuple(default_palette(len(labels)))
+    return chosen + tuple(default_palette(256))[len(chosen) :]
 
 
 def encoded(png: bytes, width: int, height: int) -> JsonObject:

@@ -8,12 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from app.errors import InvalidModel
 from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import label_counts, resize_labels
-from app.imaging.paint import default_palette, label_overlay
+from app.imaging.paint import label_overlay
 from app.manifest import Manifest
-from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, TaskOptions
+from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, TaskOptions, colours
 from app.tensors import Tensors
 
 
@@ -61,11 +60,7 @@ class Segment(PictureTask[SegmentOptions]):
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
-        if manifest.palette is not None and len(manifest.palette) != len(labels):
-            raise InvalidModel(f"The palette has {len(manifest.palette)} colours for {len(labels)} labels.")
-        # A colour for each value of a byte: what a graph says beyond its labels is drawn, too.
-        chosen = manifest.palette or tuple(default_palette(len(labels)))
-        self.palette = chosen + tuple(default_palette(256))[len(chosen) :]
+        self.palette = colours(manifest, labels)
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: SegmentOptions) -> list[JsonObject]:
         """Shares (largest first, labels that do not occur left out) and label map of one row."""

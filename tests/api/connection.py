@@ -20,7 +20,7 @@ from app.server import Server, listen, loop_factory
 from app.settings import Settings
 from app.telemetry.logs import TextLines
 from tests.api.service import Answer
-from tests.make_models import make_classifier, make_generator, make_segmenter
+from tests.make_models import make_classifier, make_detector, make_generator, make_segmenter
 
 T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
@@ -237,6 +237,7 @@ def make_models(root: Path) -> Path:
     without heat maps, and a `waiting` one whose batches run when they have two rows. None is timed at its start, so
     that nothing depends on how busy the machine is."""
     make_segmenter(root)
+    make_detector(root)
     make_generator(root)
     make_classifier(root, "unexplained-classifier", without=("cam",))
     for name, serving in SERVED.items():

@@ -52,6 +52,7 @@ def test_what_is_not_made_here_is_not_acceptable(service: Service) -> None:
         ("/classify", PICTURE, (12, 9)),
         ("/segment", PICTURE, (12, 9)),
         ("/segment?render=overlay", PICTURE, (12, 9)),
+        ("/detect", PICTURE, (12, 9)),
         ("/generate?seed=1", b"", (8, 8)),
         ("/generate?seed=1&count=9", b"", (24, 24)),
     ],

@@ -37,6 +37,7 @@ def test_models_are_listed_by_name(service: Service) -> None:
     found = service.get("/models").json()["models"]
     assert [(model["name"], model["version"], model["task"], model["state"]) for model in found] == [
         ("tiny-classifier", 1, "classify", "ready"),
+        ("tiny-detector", 1, "detect", "ready"),
         ("tiny-generator", 1, "generate", "ready"),
         ("tiny-segmenter", 1, "segment", "ready"),
     ]
@@ -126,6 +127,9 @@ def test_every_task_is_described_with_its_options(service: Service) -> None:
     assert found.keys() == TASKS.keys()
     assert found["segment"]["default_model"] == "tiny-segmenter"
     assert found["segment"]["path"] == "/segment"
+    assert {kind: task["takes_picture"] for kind, task in found.items()} == {
+        "classify": True, "segment": True, "detect": True, "generate": False,
+    }  # fmt: skip
     assert set(found["generate"]["options"]["properties"]) == {"count", "class", "seed", "index", "truncation"}
 
 
@@ -268,6 +272,7 @@ def test_the_openapi_document_names_every_route_that_callers_use(service: Servic
     assert {
         "/classify",
         "/segment",
+        "/detect",
         "/generate",
         "/models",
         "/models/{name}",

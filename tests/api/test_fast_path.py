@@ -87,7 +87,7 @@ GOOD = {
 }
 
 
-@pytest.mark.parametrize("target", [b"/classify", b"/segment", b"/classify?model=tiny-threaded"])
+@pytest.mark.parametrize("target", [b"/classify", b"/segment", b"/detect", b"/classify?model=tiny-threaded"])
 @pytest.mark.parametrize("name", GOOD)
 def test_a_picture_is_answered_alike(served: Served, name: str, target: bytes) -> None:
     observed = alike(served, GOOD[name], target)
@@ -123,6 +123,7 @@ TARGETS = [
     (b"/classify?explain=true", 200, SHORT), (b"/classify?top_k=%32", 200, SHORT), (b"/classify?", 200, SHORT),
     (b"/segment?mask=rle", 200, SHORT), (b"/classify?&&top_k=2&", 200, SHORT),
     (b"/classify?top_k=" + b"0" * 300 + b"2", 200, SHORT), (b"/segment?render=overlay", 200, SHORT),
+    (b"/detect?threshold=0.1&max_count=3", 200, SHORT),
     (b"/classify?top_k=0", 422, LONG), (b"/classify?topk=1", 422, LONG), (b"/classify?top_k=1&top_k=1", 422, LONG),
     (b"/classify?%00", 422, LONG), (b"/classify?model=nobody", 404, LONG), (b"/classify?version=2", 404, LONG),
     (b"/classify?model=tiny-segmenter", 400, LONG), (b"/classify?model=" + b"x" * 9000, 404, LONG),

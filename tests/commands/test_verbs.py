@@ -1,4 +1,4 @@
-"""`imago classify`, `imago segment` and `imago generate`, asked of a real server."""
+"""`imago classify` and its kin, asked of a real server."""
 
 import json
 from collections.abc import Iterator

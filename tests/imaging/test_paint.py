@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from app.imaging.paint import contact_sheet, default_palette, heat_overlay, label_overlay
+from app.imaging.paint import Boxed, box_overlay, contact_sheet, default_palette, heat_overlay, label_overlay
 from tests.imaging.memory import memory_of
 
 GREY = np.full((6, 8, 3), 100, np.uint8)
@@ -35,10 +35,32 @@ def test_a_label_overlay_is_half_picture_and_half_colour() -> None:
     assert (painted[labels == 1] == (178, 50, 150)).all()
 
 
+def test_a_box_is_drawn_on_its_inner_edge_and_its_caption_stays_in_the_picture() -> None:
+    white = np.full((100, 200, 3), 255, np.uint8)
+    painted = box_overlay(white, [Boxed((150, 40, 199.6, 80), (200, 0, 0), "a long caption")])
+    assert (painted[40, 150:199] == (200, 0, 0)).all()
+    assert (painted[79, 150:199] == (200, 0, 0)).all()
+    assert (painted[41:79, 151:198] == 255).all()
+    above = (painted[:40] != 255).any(-1)
+    assert above.any()
+    assert not above[:20].any()
+    assert (white == 255).all(), "the picture given stays as it is"
+
+
+@pytest.mark.parametrize(
+    "box", [(0, 0, 8, 6), (0.2, 0.2, 0.4, 0.4), (7.9, 5.9, 8, 6), (3, 0, 3.1, 6), (-0.0, 0, 8, 0.5)]
+)
+def test_boxes_of_any_size_are_drawn_into_any_picture(box: tuple[float, float, float, float]) -> None:
+    for caption in ("", "a", "long " * 40, "\u8d64\u8840\u7403"):
+        assert box_overlay(GREY, [Boxed(box, (0, 0, 0), caption)] * 2).shape == GREY.shape
+
+
 def test_a_large_picture_is_painted_in_little_more_memory_than_its_own() -> None:
     image, labels = np.zeros((2500, 4000, 3), np.uint8), np.zeros((2500, 4000), np.uint8)  # 30 MB and 10 MB
     with memory_of(mebibytes=100, seconds=10):
         assert label_overlay(image, labels, [(9, 9, 9)])[-1, -1].tolist() == [5, 5, 5]
+    with memory_of(mebibytes=100, seconds=10):
+        assert box_overlay(image, [Boxed((0, 0, 4000, 2500), (9, 9, 9), "all")])[-1, -1].tolist() == [9, 9, 9]
     with memory_of(mebibytes=120, seconds=10):
         assert heat_overlay(image, np.full((8, 8), 255, np.uint8), (0, 0, 4000, 2500))[-1, -1].any()
 

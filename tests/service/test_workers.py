@@ -17,7 +17,7 @@ import pytest
 
 from app.imaging.codec import encode_png
 from benchmarks.server import running_server
-from tests.make_models import make_classifier, make_generator, make_segmenter
+from tests.make_models import make_classifier, make_detector, make_generator, make_segmenter
 from tests.service.processes import Answer, Client, Processes, alive, ask, starting_server, until
 
 pytestmark = pytest.mark.skipif(not Path("/proc/net/tcp").exists(), reason="processes are watched through /proc")
@@ -32,13 +32,14 @@ def picture(value: int, side: int = 8) -> bytes:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`small` and the generator run in the workers, `large` and the segmenter in the engine."""
+    """`small` and the generator run in the workers, `large`, the segmenter and the detector in the engine."""
     root = tmp_path_factory.mktemp("models")
     make_classifier(root, name="small")
     make_generator(root)
     make_classifier(root, name="large")
     make_segmenter(root)
-    for name in ("large", "tiny-segmenter"):
+    make_detector(root)
+    for name in ("large", "tiny-segmenter", "tiny-detector"):
         (root / name / "serving.toml").write_text(IN_ENGINE)
     return root
 
@@ -78,6 +79,7 @@ def test_one_process_and_several_give_the_same_answers(service: Processes, root:
     asked += [("/classify?model=large", picture(value, side=300)) for value in (3, 99, 250)]
     asked += [("/segment", picture(250, side=side)) for side in (8, 20, 200)]
     asked += [
+        ("/detect", picture(250, side=20)),
         ("/generate?count=3&seed=5", b""),
         ("/classify?model=large", b"no picture"),
         ("/segment?model=small", b"x"),
@@ -88,7 +90,7 @@ def test_one_process_and_several_give_the_same_answers(service: Processes, root:
 
     with running_server(root, "--workers", "1", "--log-level", "error") as alone:
         expected = answers(alone.url)
-    assert [answer.status for answer in expected] == 10 * [200] + [415, 400]
+    assert [answer.status for answer in expected] == 11 * [200] + [415, 400]
     assert [answer.body for answer in answers(service.url)] == [answer.body for answer in expected]
     with ThreadPoolExecutor(8) as crowd:
         for found in crowd.map(answers, 8 * [service.url]):
@@ -206,7 +208,7 @@ def test_an_engine_that_is_killed_comes_back_and_small_models_answer_all_the_tim
                 until(lambda client=client: client.get("/readyz").json["loading"] != [])  # type: ignore[misc]
                 ready = client.get("/readyz")
                 assert ready.status == 200
-                assert ready.json["loading"] == ["large/1", "tiny-segmenter/1"]
+                assert ready.json["loading"] == ["large/1", "tiny-detector/1", "tiny-segmenter/1"]
                 refused = client.post("/classify?model=large", picture(1))
                 assert (refused.status, refused.json["code"]) == (503, "not-ready")
                 assert int(refused.headers["retry-after"]) >= 1

@@ -1,4 +1,4 @@
-"""The tiny models of the three tasks, opened."""
+"""The tiny models of all tasks, opened."""
 
 from pathlib import Path
 
@@ -15,6 +15,11 @@ def classifier(model_root: Path) -> Asked:
 @pytest.fixture(scope="session")
 def segmenter(model_root: Path) -> Asked:
     return opened(model_root / "tiny-segmenter" / "1")
+
+
+@pytest.fixture(scope="session")
+def detector(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-detector" / "1")
 
 
 @pytest.fixture(scope="session")

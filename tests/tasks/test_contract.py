@@ -19,10 +19,12 @@ def spec(name: str, dtype: str, *shape: int | None) -> TensorSpec:
 IMAGE = spec("image", "uint8", 8, 8, 3)
 Z, CLASS = spec("z", "float32", 4), spec("class", "int64")
 PROBABILITIES, CAM = spec("probabilities", "float32", 2), spec("cam", "float32", 4, 4)
+BOXES = spec("boxes", "float32", 5, 6)
 MASK, CONFIDENCE = spec("mask", "uint8", 8, 8), spec("confidence", "uint8", 8, 8)
 SOUND = {
     "classify": ((IMAGE,), (PROBABILITIES, CAM)),
     "segment": ((IMAGE,), (MASK, CONFIDENCE)),
+    "detect": ((IMAGE,), (BOXES,)),
     "generate": ((Z, CLASS), (IMAGE,)),
 }
 
@@ -53,7 +55,7 @@ def test_a_graph_may_leave_its_axes_open(task: str) -> None:
 
 
 def test_a_task_that_is_unknown_is_answered_with_those_that_are_known() -> None:
-    with pytest.raises(InvalidModel, match="'clasify' is unknown here; known are classify, generate, segment"):
+    with pytest.raises(InvalidModel, match="'clasify' is unknown here; known are classify, detect, generate, segment"):
         build("clasify")
 
 
@@ -63,7 +65,7 @@ def test_a_model_needs_labels(task: str) -> None:
         build(task, labels=())
 
 
-@pytest.mark.parametrize("task", ["classify", "segment"])
+@pytest.mark.parametrize("task", ["classify", "segment", "detect"])
 def test_a_model_of_pictures_says_how_large_it_takes_them(task: str) -> None:
     with pytest.raises(InvalidModel, match="needs 'image': the size that its graph takes"):
         build(task, image=None)
@@ -100,6 +102,8 @@ def test_other_inputs_than_the_task_feeds_are_refused(inputs: tuple[TensorSpec, 
         ("classify", (spec("probabilities", "float32", 2, 1), CAM), r"this one has probabilities: float32 \[\?,2,1\]"),
         ("segment", (spec("mask", "int64", 8, 8), CONFIDENCE), "this one has mask: int64"),
         ("segment", (), "this one has none"),
+        ("detect", (spec("boxes", "float16", 5, 6),), "this one has boxes: float16"),
+        ("detect", (spec("boxes", "float32", 6),), r"this one has boxes: float32 \[\?,6\]"),
         ("generate", (spec("image", "float32", 8, 8, 3),), "this one has image: float32"),
         ("generate", (spec("image", "uint8", 8, 8),), "this one has image: uint8"),
     ],
@@ -131,9 +135,15 @@ def test_as_many_labels_as_classes_are_needed(labels: tuple[str, ...]) -> None:
         build("classify", labels=labels)
 
 
-def test_as_many_colours_as_labels_are_needed() -> None:
+def test_a_box_of_other_than_six_numbers_is_refused() -> None:
+    with pytest.raises(InvalidModel, match="A box has 6 numbers; this graph gives 5"):
+        build("detect", outputs=(spec("boxes", "float32", 5, 5),))
+
+
+@pytest.mark.parametrize("task", ["segment", "detect"])
+def test_as_many_colours_as_labels_are_needed(task: str) -> None:
     with pytest.raises(InvalidModel, match="The palette has 1 colours for 2 labels"):
-        build("segment", palette=[(0, 0, 0)])
+        build(task, palette=[(0, 0, 0)])
 
 
 @pytest.mark.parametrize("z", [spec("z", "float32", None), TensorSpec("z", np.dtype("float32"), ())])
@@ -150,8 +160,10 @@ def test_every_task_says_what_it_is_and_describes_each_option(task: str) -> None
     assert all(field.description for field in kind.Options.model_fields.values())
 
 
-def test_a_picture_task_without_a_picture_is_an_empty_body(classifier: Asked, segmenter: Asked) -> None:
-    for asked in (classifier, segmenter):
+def test_a_picture_task_without_a_picture_is_an_empty_body(
+    classifier: Asked, segmenter: Asked, detector: Asked
+) -> None:
+    for asked in (classifier, segmenter, detector):
         with pytest.raises(EmptyBody):
             asked.task.prepare(None, asked.options())
 

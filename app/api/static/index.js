@@ -1,9 +1,8 @@
 // Shows what the public API says of itself; labels and reasons are inserted as text, never as markup.
-const examples = {
-  classify: (base) => `curl --data-binary @picture.jpg ${base}classify`,
-  segment: (base) => `curl --data-binary @street.jpg -H 'Accept: image/png' '${base}segment?render=overlay' -o overlay.png`,
-  generate: (base) => `curl -X POST -H 'Accept: image/png' '${base}generate?count=9&seed=7' -o sheet.png`,
-};
+function examples(task, url) {
+  const body = task.takes_picture ? "--data-binary @picture.jpg" : "-X POST";
+  return [`# ${task.summary}`, `curl ${body} ${url}`, `curl ${body} -H 'Accept: image/png' ${url} -o ${task.task}.png`];
+}
 
 async function ask(path) {
   const response = await fetch(path);
@@ -28,7 +27,7 @@ try {
   const base = new URL(".", document.baseURI).href;
   document.getElementById("examples").textContent = tasks
     .filter((task) => task.default_model)
-    .map((task) => examples[task.task]?.(base) ?? `curl -X POST ${base}${task.path.slice(1)}`)
+    .flatMap((task) => examples(task, base + task.path.slice(1)))
     .join("\n");
   const broken = Object.keys(readiness.failed).length;
   state.textContent = readiness.ready ? `Ready${broken ? `, ${broken} broken` : ""}.` : "Not ready yet.";

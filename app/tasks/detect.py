@@ -1,0 +1,110 @@
+"""Detection: which things a picture shows, and the box around each."""
+
+from collections.abc import Mapping
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import BaseModel, Field
+
+from app.errors import InvalidModel
+from app.imaging.codec import encode_png
+from app.imaging.geometry import boxes_in_picture
+from app.imaging.paint import Boxed, box_overlay
+from app.manifest import Manifest
+from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, TaskOptions, colours
+from app.tensors import Tensors
+
+_COLUMNS = 6
+
+
+class DetectOptions(TaskOptions):
+    """Options of `/detect`."""
+
+    threshold: float = Field(0.5, ge=0, le=1, description="Least score of an object that is answered.")
+    max_count: int = Field(100, ge=1, le=1000, description="Most objects that are answered, best first.")
+
+
+class DetectedObject(BaseModel):
+    """One object."""
+
+    label: str
+    index: int
+    score: float
+    box: tuple[float, float, float, float] = Field(
+        description="Left, top, right, bottom in pixels of the picture sent, from its left upper corner."
+    )
+
+
+class Detection(BaseModel):
+    """One result of `/detect`: the size of the picture sent, upright, and its objects, best first."""
+
+    width: int
+    height: int
+    objects: list[DetectedObject]
+
+
+class Found(NamedTuple):
+    """One object before it becomes an answer."""
+
+    label: int
+    score: float
+    box: tuple[float, float, float, float]
+
+
+class Detect(PictureTask[DetectOptions]):
+    """Graph: `image` -> `boxes` [N, K, 6]: left, top, right, bottom, score, class; K is fixed.
+
+    Edges are pixels of the graph's input, counted from its left upper corner, and may lie beyond it. Scores are 0 to 1;
+    a row with score 0 is no object. Each object is in one row: nothing is suppressed after the graph.
+    """
+
+    kind = "detect"
+    summary = "Find things and the box around each"
+    Options = DetectOptions
+    Answer = Detection
+    outputs: ClassVar[Mapping[str, str]] = {"boxes": "float32 [N,K,6]"}
+
+    def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
+        super().__init__(manifest, labels, graph)
+        columns = next(spec.shape[2:] for spec in graph.outputs if spec.name == "boxes")
+        if columns not in ((), (None,), (_COLUMNS,)):
+            raise InvalidModel(f"A box has {_COLUMNS} numbers; this graph gives {columns[0]}.")
+        self._colours = colours(manifest, labels)
+
+    def interpret(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> list[JsonObject]:
+        """The objects of one row with at least the score asked for."""
+        width, height = self._size(prepared)
+        objects = [
+            {
+                "label": self._label(one.label),
+                "index": one.label,
+                "score": round(one.score, 6),
+                "box": [round(edge, 2) for edge in one.box],
+            }
+            for one in self._found(outputs, prepared, options)
+        ]
+        return [{"width": width, "height": height, "objects": objects}]
+
+    def draw(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> bytes:
+        """The picture with a box around each object, its label and its score."""
+        if prepared.picture is None:
+            raise TypeError("boxes are drawn over a picture")
+        boxed = [
+            Boxed(one.box, self._colours[one.label % len(self._colours)], f"{self._label(one.label)} {one.score:.2f}")
+            for one in reversed(self._found(outputs, prepared, options))
+        ]
+        return encode_png(box_overlay(prepared.picture.decode(), boxed))
+
+    def _found(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> list[Found]:
+        """Objects best first; rows that are none, lie outside of the picture or are not numbers are left out."""
+        rows = outputs["boxes"][0].astype(np.float64)
+        rows = rows[(rows[:, 4] > 0) & (rows[:, 4] >= options.threshold) & (rows[:, 5] >= 0)]
+        rows = rows[np.argsort(-rows[:, 4], kind="stable")]
+        edges = boxes_in_picture(rows[:, :4], *self._size(prepared), self.image_input)
+        inside = (edges[:, 0] < edges[:, 2]) & (edges[:, 1] < edges[:, 3])
+        best = zip(edges[inside].tolist(), rows[inside, 4:].tolist(), strict=True)
+        return [Found(int(index), score, tuple(box)) for box, (score, index) in best][: options.max_count]
+
+    def _size(self, prepared: Prepared) -> tuple[int, int]:
+        picture = prepared.picture
+        return (self.image_input.width, self.image_input.height) if picture is None else (picture.width, picture.height)
