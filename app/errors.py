@@ -81,6 +81,52 @@ class BodyTooLarge(ServiceError):
         super().__init__(f"The body is longer than {limit} bytes: send a smaller picture, or fewer in one request.")
 
 
+class MalformedMessage(ServiceError):
+    """What came is no request of HTTP/1.1, or one of nothing that could be found here."""
+
+    code = "malformed-message"
+
+    def __init__(self) -> None:
+        super().__init__("What came is no HTTP/1.1 request (RFC 9112): the connection is closed.")
+
+
+class TargetTooLong(ServiceError):
+    """Path and query are longer than the limit."""
+
+    code = "target-too-long"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Path and query are longer than {limit} bytes: send long options in the body.")
+
+
+class HeadersTooLong(ServiceError):
+    """There are too many headers, or their bytes are too many; the same goes for trailers and extensions of chunks."""
+
+    code = "headers-too-long"
+
+    def __init__(self, headers: int, length: int) -> None:
+        super().__init__(f"At most {headers} headers of together {length} bytes are read.")
+
+
+class RequestTimeout(ServiceError):
+    """The head or the body of the request did not come in its time."""
+
+    code = "request-timeout"
+
+    def __init__(self) -> None:
+        super().__init__("The request took too long to come: send it again, on another connection.")
+
+
+class TooManyConnections(ServiceError):
+    """As many connections are open as one process keeps, all of them with a request."""
+
+    code = "too-many-connections"
+
+    def __init__(self, retry_after: float = 1.0) -> None:
+        super().__init__("Too many connections are open: retry after the delay in Retry-After.")
+        self.retry_after = retry_after
+
+
 class NotAcceptable(ServiceError):
     """The media type asked for cannot be made from this request."""
 

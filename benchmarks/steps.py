@@ -26,8 +26,9 @@ _RULES: Final = {
     "interpret the outputs": (r"\(app/tasks/",),
     "JSON": (r"^_?json(_body)? \(", r"\(orjson"),
     "answer: headers and send": (
-        r"(headers_for|server_timing|_traceparent|_respond|_answer|send_with_headers) \(app/",
-        r"(send|write|on_response_complete) \(uvicorn/", r"\(starlette/responses\.py\)",
+        r"(headers_for|server_timing|_traceparent|_respond|_answer|_written|send_with_headers) \(app/",
+        r"(send|own_headers|on_response_complete|_go_on) \(app/wire/",
+        r"(send|write) \(uvicorn/", r"\(starlette/responses\.py\)",
     ),
     "query and options": (r"\(app/api/calls\.py\)", r"\(urllib/"),
     "body": (r"\(app/api/uploads\.py\)", r"\(starlette/(requests|formparsers)\.py\)", r"\(python_multipart/"),
@@ -35,7 +36,7 @@ _RULES: Final = {
         r"\(app/(api|repository)/", r"\(app/(servable|main)\.py\)", r"\((starlette|fastapi)/",
     ),
     "socket, event loop, HTTP parsing": (
-        r"\(app/(server|__main__)\.py\)", r"\((uvicorn|asyncio|uvloop)/", r"\(socket\.py\)",
+        r"\(app/((server|__main__)\.py|wire/)", r"\((uvicorn|asyncio|uvloop)/", r"\(socket\.py\)",
     ),
 }  # fmt: skip
 """Step by step what its frames look like; the first step that knows a frame has it. Pillow's frames are known to none:

@@ -18,14 +18,17 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.InvalidRequest: 400,
     errors.EmptyBody: 400,
     errors.WrongTask: 400,
+    errors.MalformedMessage: 400,
     errors.Unauthenticated: 401,
     errors.ScopeMissing: 403,
     errors.RouteNotFound: 404,
     errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,
     errors.NotAcceptable: 406,
+    errors.RequestTimeout: 408,
     errors.BodyTooLarge: 413,
     errors.ImageTooLarge: 413,
+    errors.TargetTooLong: 414,
     errors.UnsupportedImage: 415,
     errors.UnsupportedEncoding: 415,
     errors.InvalidOption: 422,
@@ -33,13 +36,21 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.Overloaded: 429,
     errors.QuotaExceeded: 429,
     errors.TooManyGuesses: 429,
+    errors.HeadersTooLong: 431,
     errors.CallerLeft: 499,  # nobody reads it: nginx's status for logs and metrics
     errors.InternalError: 500,
     errors.InferenceFailed: 500,
     errors.NotReady: 503,
+    errors.TooManyConnections: 503,
     errors.DeadlineExceeded: 504,
 }
-_PASSING: Final = (errors.Overloaded, errors.QuotaExceeded, errors.TooManyGuesses, errors.NotReady)
+_PASSING: Final = (
+    errors.Overloaded,
+    errors.QuotaExceeded,
+    errors.TooManyGuesses,
+    errors.NotReady,
+    errors.TooManyConnections,
+)
 """What waiting helps against."""
 
 
@@ -86,7 +97,8 @@ def refusal(request: Request, error: Exception) -> ServiceError:
         first = error.errors()[0]
         return errors.InvalidOption(f"{first['loc'][-1]}: {first['msg']}.")
     if isinstance(error, HTTPException) and error.status_code == 405:
-        return errors.MethodNotAllowed(request.method, (error.headers or {}).get("Allow", ""))
+        allowed = (error.headers or {}).get("Allow", "")
+        return errors.MethodNotAllowed(request.method, allowed.replace("GET", "GET, HEAD"))
     return errors.RouteNotFound() if isinstance(error, HTTPException) else errors.InternalError()
 
 

@@ -68,12 +68,37 @@ class FastPath:
         deadline = time.monotonic() + timeout
         return Exchange(self._edge, endpoint, query, servable, call, deadline, as_picture, record)
 
+    def refusal(self, error: ServiceError) -> tuple[bytes, bytes]:
+        """The answer to what could not be read as a request, counted and logged as if it were one: its first line, and
+        the rest."""
+        record = Record.of({})
+        status, headers, body = problem_answer(error, record.id)
+        record.status = status
+        _finish(self._edge, record, 0.0, "-", "-")
+        return _written(record, 0.0, status, headers, body)
+
 
 def _is_short(headers: Mapping[bytes, bytes], longest: int, takes_picture: bool) -> bool:
     length = headers.get(b"content-length", b"")
     if not length.isdigit() or len(length) > 9 or int(length) > longest or b"content-encoding" in headers:
         return False
     return length != b"0" or not takes_picture
+
+
+def _finish(edge: Edge, record: Record, seconds: float, method: str, path: str) -> None:
+    """Count and log."""
+    token = request_id.set(record.id)
+    edge.finish(record, seconds, method, path)
+    request_id.reset(token)
+
+
+def _written(
+    record: Record, seconds: float, status: int, headers: Mapping[str, str], body: bytes
+) -> tuple[bytes, bytes]:
+    """An answer on the wire: its first line, then headers and body."""
+    own = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
+    rest = b"".join([b"%b: %b\r\n" % header for header in headers_for(record, seconds)])
+    return _STATUS_LINES[status], b"content-length: %d\r\n%b%b\r\n%b" % (len(body), own, rest, body)
 
 
 class Exchange:
@@ -145,12 +170,14 @@ class Exchange:
         self._record.status = status_of(CallerLeft())
         self._finish()
 
+    def refuse(self, error: ServiceError, respond: Respond) -> None:
+        """Answer before the body is whole."""
+        respond(*self._answer(error))
+
     def _finish(self) -> float:
         """Count and log; returns the seconds since the request's headers."""
         seconds = self._edge.clock() - self._begun
-        token = request_id.set(self._record.id)
-        self._edge.finish(self._record, seconds, "POST", f"/{self._record.task}")
-        request_id.reset(token)
+        _finish(self._edge, self._record, seconds, "POST", f"/{self._record.task}")
         return seconds
 
     def _answer(self, outcome: _Outcome) -> tuple[bytes, bytes]:
@@ -160,10 +187,7 @@ class Exchange:
         except Exception as error:
             status, headers, body = self._parts(error)
         record.status = status
-        seconds = self._finish()
-        own = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("latin-1")
-        rest = b"".join([b"%b: %b\r\n" % header for header in headers_for(record, seconds)])
-        return _STATUS_LINES[status], b"content-length: %d\r\n%b%b\r\n%b" % (len(body), own, rest, body)
+        return _written(record, self._finish(), status, headers, body)
 
     def _parts(self, outcome: _Outcome) -> tuple[int, Mapping[str, str], bytes]:
         """Status, headers and body."""

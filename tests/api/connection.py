@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from app.api.fast_path import Exchange, FastPath
+from app.errors import ServiceError
 from app.main import create_app
 from app.manifest import GRAPH, SERVING, read_manifest, read_serving
 from app.runtime import Choices, Plan, PlanCache, plan_key, usable_cores
@@ -95,6 +96,9 @@ class Watched(FastPath):
         self._inner = inner
         self.took: list[bool] = []
 
+    def refusal(self, error: ServiceError) -> tuple[bytes, bytes]:
+        return self._inner.refusal(error)
+
     def offer(self, url: bytes, headers: Headers) -> Exchange | None:
         exchange = self._inner.offer(url, headers)
         self.took.append(exchange is not None)
@@ -126,12 +130,11 @@ class Observed:
 class Served:
     """One application behind its server, and the event loop of both, which runs while a call is made."""
 
-    def __init__(self, settings: Settings, keep_alive: float, buffer: int | None) -> None:
+    def __init__(self, settings: Settings, buffer: int | None) -> None:
         self._runner = asyncio.Runner(loop_factory=loop_factory())
         self.app = create_app(settings)
         self.fast = self.app.state.fast_path = Watched(self.app.state.fast_path)
         self.server = Server(self.app, settings)
-        self.server.config.timeout_keep_alive = keep_alive  # type: ignore[assignment]
         self.listeners = list(listen("127.0.0.1", 0))
         self._buffer = buffer
         if buffer is not None:
@@ -254,11 +257,11 @@ def make_models(root: Path) -> Path:
 
 
 @contextmanager
-def serving(root: Path, keep_alive: float = 5, buffer: int | None = None, **settings: Any) -> Iterator[Served]:
+def serving(root: Path, buffer: int | None = None, **settings: Any) -> Iterator[Served]:
     """A server of the models in a folder that `make_models` made; with `buffer` the kernel keeps about so many bytes of
     answers on their way."""
     chosen = Settings(models=root, device="cpu", threads=1, cache=root.parent / "plans", **settings)
-    served = Served(chosen, keep_alive, buffer)
+    served = Served(chosen, buffer)
     try:
         yield served
     finally:
