@@ -163,12 +163,12 @@ class Edge:
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
         try:
+            if scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2): the server leaves the body out
+                scope = {**scope, "method": "GET"}
             if self.access is not None:
                 self.access.enter(record, scope)
             self._check(record.headers)
             direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
-            if scope["method"] == "HEAD":  # as GET (RFC 9110, section 9.3.2): the server leaves the body out
-                scope = {**scope, "method": "GET"}
             await (direct or self._app)(scope, self._limited(receive), send)
         except ServiceError as error:
             await self._fail(error, record, scope, receive, send)
