@@ -75,7 +75,7 @@ def serve(settings: Settings) -> None:
         shared,
         partial(_or_refuse, partial(_be_worker, settings, shared)),
         partial(_or_refuse, partial(_be_engine, settings, shared)),
-        settings.drain_seconds,
+        settings.drain_delay_seconds + settings.drain_seconds,
     )
     _announce(listeners)
     gc.freeze()  # the collector writes into what it looks through: pages that were shared would be copied

@@ -25,12 +25,14 @@ from app.api.middleware import Edge, answer_refusal
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
+from app.drain import Drain
 from app.errors import InvalidSettings, ServiceError
 from app.imaging.codec import Decoder
 from app.manifest import nearest
 from app.processes.engine import Engine
 from app.processes.follower import Follower
 from app.processes.shared import Shared
+from app.repository.keeper import Keeper
 from app.repository.registry import Opener, Registry
 from app.runtime import available_device
 from app.runtime.cores import usable_cores
@@ -140,9 +142,12 @@ async def run_engine(settings: Settings, shared: Shared, control: socket.socket,
     Raises:
         BackendMissing, InvalidSettings: as `create_resources`.
     """
-    resources = create_resources(settings, Metrics(shared.board, shared.engine_slot))
-    engine = Engine(create_registry(settings, resources), shared, on_loaded)
+    metrics = Metrics(shared.board, shared.engine_slot)
+    registry = create_registry(settings, create_resources(settings, metrics))
+    engine = Engine(registry, shared, on_loaded)
+    keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
     await engine.run(control)
+    keeping.cancel()
 
 
 def _log_failure(loading: "asyncio.Task[None]") -> None:
@@ -178,10 +183,13 @@ def _application(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
         loading.add_done_callback(_log_failure)
+        keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
         yield
         loading.cancel()
         await registry.close()
+        keeping.cancel()
 
+    drain = Drain()
     endpoints = task_endpoints(registry, Limits(settings.max_pictures, settings.request_timeout_seconds))
     keys = read_keys(settings)
 
@@ -195,7 +203,7 @@ def _application(
     routers = (
         task_routes(endpoints),
         repository_routes(registry),
-        system_routes(registry, metrics, settings.strict_readiness),
+        system_routes(registry, metrics, settings.strict_readiness, lambda: drain.begun),
     )
     app = _Application(
         edge, title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -207,5 +215,6 @@ def _application(
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_refusal)
     app.state.registry = registry
+    app.state.drain = drain
     app.state.fast_path = FastPath(endpoints, app.edge)
     return app

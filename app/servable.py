@@ -17,6 +17,7 @@ from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verif
 from app.runtime import Device, Session, open_session
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
+from app.runtime.probe import noise
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.tasks import Graph, Prepared, Task, build_task
@@ -111,6 +112,9 @@ class Jobs(Protocol):
 
     def start(self, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
         """`submit` without a coroutine; raises as `Batcher.start`."""
+
+    def fault(self) -> str:
+        """What is wrong with whoever runs them that only a new process can mend, in a sentence; empty if nothing is."""
 
     async def close(self) -> None:
         """Answer what was accepted and take nothing more."""
@@ -353,4 +357,6 @@ def _batcher(
         lone = None if ready.lone is ready.crowd else ready.lone
         sessions = Sessions(ready.crowd, lone, concurrency, brief)
     metrics = resources.metrics.of(manifest.task, manifest.name)
-    return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock)
+    row_bytes = sum(array.nbytes for array in noise(running.inputs, 1).values())  # what `lone_seconds` was measured on
+    rate = plan.lone_seconds / row_bytes
+    return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock, rate)

@@ -2,16 +2,21 @@
 
 import asyncio
 import errno
+import faulthandler
 import gc
 import logging
+import os
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from types import FrameType
 from typing import Any, cast
 
 import uvicorn
 from fastapi import FastAPI
 
+from app.drain import Drain
 from app.errors import InvalidSettings
 from app.processes.connections import Acceptor
 from app.processes.shared import Shared
@@ -30,6 +35,10 @@ _BACKLOG = 2048
 _SWEEP_SECONDS = 0.1
 """How often connections are looked through for what is overdue: one timer for all of them, and no clock is read for a
 request that comes in one piece. A thousand take some 30 us of a core each time."""
+_GRACE = 5.0
+"""Seconds after its drain in which a process that is alone must have ended: a session that never returns would keep it
+for ever. Among several it is the supervisor that counts."""
+_STDERR = 2
 
 
 def listen(host: str, port: int) -> tuple[socket.socket, ...]:
@@ -79,11 +88,21 @@ class Server(uvicorn.Server):
         self._closed: Callable[[], None] = lambda: None
         if shared is not None:
             self._closed = partial(shared.connections.closed, worker)
+        self._drain: Drain = app.state.drain
+        self._delay = settings.drain_delay_seconds
+        self._patience = settings.drain_seconds + _GRACE
         config = uvicorn.Config(
             app,
             http=cast(
                 Any,
-                partial(Connection, app.state.fast_path, _timeouts(settings), settings.max_connections, self._closed),
+                partial(
+                    Connection,
+                    app.state.fast_path,
+                    self._drain,
+                    _timeouts(settings),
+                    settings.max_connections,
+                    self._closed,
+                ),
             ),
             log_config=None,
             access_log=False,
@@ -111,15 +130,45 @@ class Server(uvicorn.Server):
             )
             self._acceptor.start()
 
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Called at SIGTERM and SIGINT: begin to stop. Whoever interrupts by hand waits for no balancer, and whoever
+        asks twice for nothing: but of several processes the supervisor alone decides that, since some that ask send
+        their signal to all of them."""
+        if self._drain.begun:
+            if self._shared is None:
+                os._exit(1)
+            return
+        self._captured_signals.append(sig)
+        delay = 0.0 if sig == signal.SIGINT else self._delay
+        self._drain.begin(delay)
+        if self._shared is None:
+            faulthandler.dump_traceback_later(delay + self._patience, exit=True, file=_STDERR)
+
+    async def on_tick(self, counter: int) -> bool:
+        """Called ten times a second: whether to stop."""
+        return await super().on_tick(counter) or self._drain.over
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more, then stop as uvicorn does."""
+        """Accept no more than has come, then stop as uvicorn does."""
+        self._drain.begin(0)
         if self._acceptor is not None:
             self._acceptor.stop()
-        if self._connecting:  # one that uvicorn does not know yet would not be told, and keep it waiting
+        # One that uvicorn does not know yet would not be told, and keep it waiting. What came while these were waited
+        # for is accepted, too; uvicorn closes the port before it waits for anything.
+        while self._serve_rest(sockets or ()) or self._connecting:
             await asyncio.wait(self._connecting)
         await super().shutdown(sockets)
         if self._sweeping is not None:
             self._sweeping.cancel()
+        if self._acceptor is not None:
+            self._acceptor.close()
+
+    def _serve_rest(self, listeners: Sequence[socket.socket]) -> bool:
+        """Serve the connections that wait to be accepted, which closing their listener would reset; whether any did."""
+        found = _accepted(listeners)
+        for connection in found:
+            self._serve_connection(connection)
+        return bool(found)
 
     def _sweep(self) -> None:
         """Tell the connections that wait for their callers in vain."""
@@ -155,3 +204,18 @@ def _timeouts(settings: Settings) -> Timeouts:
         settings.write_timeout_seconds,
         settings.keep_alive_seconds,
     )
+
+
+def _accepted(listeners: Sequence[socket.socket]) -> list[socket.socket]:
+    """The connections that wait to be accepted."""
+    found: list[socket.socket] = []
+    for listener in listeners:
+        listener.setblocking(False)
+        try:
+            while True:
+                found.append(listener.accept()[0])
+        except OSError:  # there is none (any more), or no room for it
+            continue
+    for connection in found:
+        connection.setblocking(False)
+    return found

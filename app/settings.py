@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     keep_alive_seconds: float = Field(5.0, gt=0, le=3600, description="Rest after which a connection is closed.")
     request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="Deadline of a request that names none.")
     max_queue_seconds: float = Field(5.0, gt=0, le=3600, description="Longest queue before requests are refused.")
+    drain_delay_seconds: float = Field(0.0, ge=0, le=3600, description="Time to serve on, not ready, at SIGTERM.")
     drain_seconds: int = Field(30, ge=0, le=3600, description="Time for running requests to end at a stop.")
     strict_readiness: bool = Field(False, description="Not ready while any chosen model is broken.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")

@@ -22,9 +22,10 @@ MAY_IMPORT = {
     "repository": FLOOR | {"servable"},
     "processes": FLOOR | {"telemetry", "security", "scheduling", "runtime", "servable", "repository"},
     "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security"},
-    "wire": {"errors", "api"},
-    "server": {"errors", "settings", "processes", "wire"},
+    "wire": {"errors", "api", "drain"},
+    "server": {"errors", "settings", "processes", "wire", "drain"},
     "flags": {"settings"},
+    "drain": set(),
     "client": set(),
     "commands": {"errors", "manifest", "security", "settings", "flags", "tasks", "client"},
 }

@@ -444,6 +444,49 @@ def test_a_server_that_stops_answers_what_has_begun_and_closes(root: Path) -> No
         assert defects(running) == []
 
 
+def test_a_server_that_drains_serves_on_and_closes_each_connection_after_its_next_answer(root: Path) -> None:
+    async def tell(kept: Caller, other: Caller) -> list[Answer]:
+        answers = [await kept.ask(request(PICTURE)), await kept.ask(request(target=b"/readyz", method=b"GET"))]
+        running.app.state.drain.begin(60)
+        answers += [await kept.ask(request(PICTURE)), await other.ask(LIVEZ)]
+        assert await kept.ended() == await other.ended() == b""
+        later = await running.connect()  # it still accepts
+        answers.append(await later.ask(request(target=b"/readyz", method=b"GET")))
+        assert await later.ended() == b""
+        await later.close()
+        return answers
+
+    with serving(root) as running:
+        answers = running.story(tell, 2)
+        assert [answer.status for answer in answers] == [200, 200, 200, 200, 503]
+        assert [answer.headers.get("connection") for answer in answers] == [None, None, "close", "close", "close"]
+        assert answers[-1].json()["draining"] is True
+
+
+def test_what_is_on_its_way_when_a_server_stops_is_answered(root: Path) -> None:
+    """On a connection that nobody has accepted yet, and on one that was idle."""
+
+    async def tell(idle: Caller) -> list[Answer]:
+        await idle.ask(request(PICTURE))
+        with socket.create_connection(running.address) as knocking:
+            knocking.setblocking(False)  # the loop has not turned since: nobody has accepted it
+            stopping = asyncio.create_task(running.shut_down())
+            knocking.send(request(PICTURE))
+            waiting = Caller(*await asyncio.open_connection(sock=knocking))
+            await until(lambda: running.server.server_state.connections == set() or len(running.connections) == 2)
+            answers = [await idle.ask(request(PICTURE)), await waiting.answer()]
+            assert await idle.ended() == await waiting.ended() == b""
+            await waiting.close()
+        await stopping
+        return answers
+
+    with serving(root) as running:
+        answers = running.story(tell, 1)
+        assert [answer.status for answer in answers] == [200, 200]
+        assert [answer.headers.get("connection") for answer in answers] == ["close"] * 2
+        assert defects(running) == []
+
+
 # The sockets that listen.
 
 

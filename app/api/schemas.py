@@ -80,10 +80,18 @@ class TaskList(BaseModel):
     tasks: list[TaskSummary]
 
 
+class Liveness(BaseModel):
+    """Whether every process turns, and what is stuck."""
+
+    status: str = Field(description="`alive` or `stuck`.")
+    faults: list[str] = Field(description="What is wrong beyond repair, in sentences.")
+
+
 class Readiness(BaseModel):
     """Whether requests are answered, and what is broken."""
 
     ready: bool
+    draining: bool = Field(description="The service is stopping.")
     settled: bool = Field(description="Every chosen model was tried.")
     loading: list[str]
     failed: dict[str, str] = Field(description="Reasons by `model/version`.")

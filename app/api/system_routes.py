@@ -5,11 +5,12 @@ from importlib import resources
 from typing import Final
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.middleware import Record, record_of
-from app.api.schemas import Readiness
+from app.api.schemas import Liveness, Readiness
 from app.errors import RouteNotFound
 from app.repository.registry import Registry
 from app.telemetry.metrics import Metrics
@@ -27,13 +28,19 @@ _POLICY: Final = {
 }
 
 
-def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRouter:
+def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: Callable[[], bool]) -> APIRouter:
     """The routes that containers, monitors and browsers ask."""
     router = APIRouter(tags=["system"])
 
-    @router.get("/livez", summary="Whether the process answers at all")
-    async def livez() -> dict[str, str]:
-        return {"status": "alive"}
+    @router.get(
+        "/livez",
+        summary="Whether every process turns; where not, only a restart helps",
+        response_model=Liveness,
+        responses={503: {"model": Liveness}},
+    )
+    async def livez() -> Response:
+        faults = metrics.pulse.faults()
+        return _health(Liveness(status="stuck" if faults else "alive", faults=faults), not faults)
 
     @router.get(
         "/readyz",
@@ -42,9 +49,8 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRout
         responses={503: {"model": Readiness}},
     )
     async def readyz(request: Request) -> Response:
-        state = _readiness(registry, strict, record_of(request.scope))
-        headers = {"Cache-Control": "no-store"} | ({} if state.ready else {"Retry-After": "1"})
-        return Response(state.model_dump_json(), 200 if state.ready else 503, headers, media_type="application/json")
+        state = _readiness(registry, strict, draining(), record_of(request.scope))
+        return _health(state, state.ready)
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
@@ -65,15 +71,21 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool) -> APIRout
     return router
 
 
-def _readiness(registry: Registry, strict: bool, record: Record) -> Readiness:
-    """Ready means: every model was tried, and one answers (`strict`: all do). Only the models that the caller sees are
-    named."""
+def _health(state: BaseModel, well: bool) -> Response:
+    headers = {"Cache-Control": "no-store"} | ({} if well else {"Retry-After": "1"})
+    return Response(state.model_dump_json(), 200 if well else 503, headers, media_type="application/json")
+
+
+def _readiness(registry: Registry, strict: bool, draining: bool, record: Record) -> Readiness:
+    """Ready means: every model was tried, one answers (`strict`: all do), and the service is not stopping. Only the
+    models that the caller sees are named."""
     states = {entry.state for entry in registry.entries()}
     settled = registry.settled.is_set()
-    ready = settled and "ready" in states and not (strict and "failed" in states)
+    ready = settled and "ready" in states and not (strict and "failed" in states) and not draining
     told = {str(entry): entry for entry in registry.entries() if record.sees(entry.name)}
     return Readiness(
         ready=ready,
+        draining=draining,
         settled=settled,
         loading=[key for key, entry in told.items() if entry.state == "loading"],
         failed={key: entry.reason for key, entry in told.items() if entry.state == "failed"},

@@ -122,13 +122,20 @@ class Acceptor:
         self._listen()
 
     def stop(self) -> None:
-        """Accept no more; the other workers do, or nobody."""
+        """Accept what has come and no more: the other workers do, or nobody. What they hand over is still taken."""
         self._connections.end(self._worker)
+        for listener in self._listeners:
+            self._loop.remove_reader(listener.fileno())
+            while self._accept(listener):
+                pass
         if self._resting is not None:
             self._resting.cancel()
         for listener in self._listeners:
-            self._loop.remove_reader(listener.fileno())
             listener.close()
+        self._take()
+
+    def close(self) -> None:
+        """Take nothing any more."""
         self._take()
         self._loop.remove_reader(self._inboxes[self._worker][0].fileno())
 
@@ -145,16 +152,18 @@ class Acceptor:
             self._loop.remove_reader(listener.fileno())
         self._resting = self._loop.call_later(_REST, self._listen)
 
-    def _accept(self, listener: socket.socket) -> None:
+    def _accept(self, listener: socket.socket) -> bool:
+        """Accept some; whether there may be more."""
         for _ in range(_AT_ONCE):
             try:
                 connection, _ = listener.accept()
             except OSError as error:  # another worker was quicker, or the caller left
                 if error.errno in _NO_ROOM and self._resting is None:
                     self._rest(error)
-                return
+                return False
             connection.setblocking(False)
             self._share(connection)
+        return True
 
     def _share(self, connection: socket.socket) -> None:
         """Hand a connection to the worker that should have it, or serve it."""

@@ -195,5 +195,9 @@ class RemoteJobs:
         self._load.add(rows)
         return drop
 
+    def fault(self) -> str:
+        """Nothing: the engine tells its own."""
+        return ""
+
     async def close(self) -> None:
         """Nothing is kept here: the engine answers what it accepted."""

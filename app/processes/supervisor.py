@@ -93,18 +93,20 @@ class Supervisor:
             return
         if came & set(_STOPPING):
             if self._asked:
-                self._signal(signal.SIGKILL)  # asked twice: at once
+                self._signal(signal.SIGKILL)  # asked twice: at once, whatever is lost
+                self._status = 1
             self._asked = True
-            self._stop()
+            self._stop(signal.SIGTERM if signal.SIGTERM in came else signal.SIGINT)
 
-    def _stop(self) -> None:
-        """Workers answer what they accepted; the engine stays until the last of them has ended."""
+    def _stop(self, asked: signal.Signals = signal.SIGINT) -> None:
+        """Workers answer what they accepted, after SIGTERM what comes for a while yet; the engine stays until the last
+        of them has ended."""
         now = time.monotonic()
         if self._until is None:
             self._until = now + self._drain_seconds + _GRACE
             for listener in self._shared.listeners:
-                listener.close()  # whoever comes now is refused, and does not wait for nobody
-            self._signal(signal.SIGTERM, workers_only=True)
+                listener.close()  # whoever comes after the last worker is refused, and does not wait for nobody
+            self._signal(asked, workers_only=True)
         self._due.clear()
         if self._children.keys() == {_ENGINE}:
             self._children[_ENGINE].control.close()

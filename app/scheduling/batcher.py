@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from app.scheduling.policy import Job, Lane, Picked
 from app.scheduling.runners import InThreads, OnLoop, Run, Runner, Tell
+from app.scheduling.watch import Watch
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import BatchBuffer, Tensors, split
@@ -103,12 +104,14 @@ class Batcher:
         lane: Lane[Ticket],
         metrics: ModelMetrics,
         clock: Callable[[], float] = time.monotonic,
+        seconds_per_byte: float = 0.0,
     ) -> None:
         self.name = name
         self.lane = lane
         self._sessions = sessions
         self._metrics = metrics
         self._clock = clock
+        self._watch = Watch(clock, seconds_per_byte)
         self.changed = threading.Condition()
         """Guards the lane and the number of idle sessions."""
         self._idle = 1 if sessions.inline else sessions.concurrency
@@ -184,6 +187,12 @@ class Batcher:
             self._metrics.queue_depth.set(self.lane.waiting)
         return waited
 
+    def fault(self) -> str:
+        """What is wrong with whoever runs the jobs that only a new process can mend; empty if nothing is."""
+        if not self._runner.lives():
+            return "A thread that runs batches has ended."
+        return "A batch does not come back." if self._watch.overdue() else ""
+
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
         self._closing = True
@@ -238,16 +247,22 @@ class Batcher:
         self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer
     ) -> Iterator[_Ran]:
         """Run jobs together; where that fails, run each half, so that a poisoned job fails alone."""
-        begun = self._clock()
         counts = [ticket.rows for ticket in batch]
         try:
-            outputs = _run_rows(session, batch, sum(counts), buffer)
+            tensors = buffer.fill([ticket.tensors for ticket in batch])
+            self._watch.begin(tensors)
+            try:
+                outputs = _run_rows(session, tensors, sum(counts), buffer)
+            finally:
+                seconds = self._watch.end()
+            parts = split(outputs, counts)
         except Exception as error:  # whatever a backend raises must reach its caller, not end the runner
             yield from self._after_failure(session, batch, started, buffer, error)
             return
-        seconds = self._clock() - begun
-        parts = zip(batch, split(outputs, counts), strict=True)
-        yield _Ran(batch, [Finished(part, started - ticket.arrived, seconds) for ticket, part in parts], seconds)
+        finished = [
+            Finished(part, started - ticket.arrived, seconds) for ticket, part in zip(batch, parts, strict=True)
+        ]
+        yield _Ran(batch, finished, seconds)
 
     def _after_failure(
         self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer, error: Exception
@@ -284,9 +299,9 @@ async def outcome_of(start: Callable[[Deliver], Drop]) -> Finished:
         raise
 
 
-def _run_rows(session: Runs, batch: Sequence[Ticket], rows: int, buffer: BatchBuffer) -> Tensors:
-    """Copy the jobs into one batch, run it, and check that as many rows came back."""
-    outputs = session.run(buffer.fill([ticket.tensors for ticket in batch]))
+def _run_rows(session: Runs, tensors: Tensors, rows: int, buffer: BatchBuffer) -> Tensors:
+    """Run a batch, and check that as many rows came back."""
+    outputs = session.run(tensors)
     for name, array in outputs.items():
         if array.ndim == 0 or array.shape[0] != rows:
             raise RowsMismatch(f"{rows} rows went in, output {name!r} has shape {array.shape}")

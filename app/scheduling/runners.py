@@ -38,6 +38,9 @@ class Runner(Protocol):
     def wake(self) -> None:
         """There may be work, or none any more: called on the loop's thread, with `changed` held."""
 
+    def lives(self) -> bool:
+        """Whether what waits will be run."""
+
     async def close(self) -> None:
         """Run what waits, tell its callers, and stop."""
 
@@ -70,6 +73,10 @@ class InThreads:
             self._loop.call_soon(self._run_lone)
         else:
             self._work.changed.notify()
+
+    def lives(self) -> bool:
+        """As `Runner.lives`."""
+        return self._closing or all(thread.is_alive() for thread in self._threads)
 
     async def close(self) -> None:
         """As `Runner.close`."""
@@ -120,6 +127,10 @@ class OnLoop:
             self._timer = None
         if self._turn is None:
             self._turn = self._loop.call_soon(self._take_turn)
+
+    def lives(self) -> bool:
+        """As `Runner.lives`: as long as its loop does, which has a pulse of its own."""
+        return True
 
     async def close(self) -> None:
         """As `Runner.close`."""

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 from app.telemetry.board import Board
 from app.telemetry.families import Counter, CounterFamily, Gauge, GaugeFamily, Histogram, HistogramFamily
 from app.telemetry.processes import Processes
+from app.telemetry.pulse import Pulse
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -71,6 +72,7 @@ class Metrics(Collector):
         # Each process knows all the models, so that their sum would count every one several times.
         self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
         self.models_loaded = self._models_loaded.labels()
+        self.pulse = Pulse(self._segments, own)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.registry.register(Processes(self._segments, own))

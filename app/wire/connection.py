@@ -17,6 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from app.api.fast_path import FastPath
+from app.drain import Drain
 from app.errors import (
     HeadersTooLong,
     InternalError,
@@ -40,6 +41,10 @@ LINGER_SECONDS: Final = 5.0
 """How long what still comes is read, and thrown away, once a request was refused before its end: to close while bytes
 are unread resets the connection, and the caller loses the answer (RFC 9112, section 9.6)."""
 
+LAST_SECONDS: Final = 0.5
+"""How long a connection between two requests is kept at a stop: one may be on its way, from a caller that did not hear
+yet that none is taken any more."""
+
 _NOTHING, _HEAD, _BODY = range(3)
 """What has begun to arrive and is not whole."""
 
@@ -59,10 +64,17 @@ class Connection(HttpToolsProtocol):
     """A connection that offers its requests the fast path, refuses what has no end, and tells its own end."""
 
     def __init__(
-        self, fast_path: FastPath, timeouts: Timeouts, max_connections: int, closed: Callable[[], None], **rest: Any
+        self,
+        fast_path: FastPath,
+        drain: Drain,
+        timeouts: Timeouts,
+        max_connections: int,
+        closed: Callable[[], None],
+        **rest: Any,
     ) -> None:
         super().__init__(**rest)
         self._fast_path = fast_path
+        self._drain = drain
         self._timeouts = timeouts
         self._max_connections = max_connections
         self._closed = closed
@@ -84,6 +96,8 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self.flow = Flow(transport, self.pipeline)
         self.due = self.loop.time() + self._timeouts.head
+        if self._drain.over:
+            self.shutdown()
         if len(self.connections) > self._max_connections:
             self._make_room()
 
@@ -167,6 +181,8 @@ class Connection(HttpToolsProtocol):
             self._begin_long(free)
         if free:
             self._running = cast(Cycle, self.cycle)
+        if self._drain.begun:
+            self.cycle.keep_alive = False  # its caller connects again, to whoever is left
 
     def _length(self) -> int:
         return sum(len(name) + len(value) for name, value in self.headers)
@@ -298,9 +314,11 @@ class Connection(HttpToolsProtocol):
             self.unread_due = inf
 
     def shutdown(self) -> None:
-        """Called when the server stops: close, or do so after the answer under way."""
-        if self._lingers or self.cycle is None or self.cycle.response_complete:
+        """Called when the server stops: close after the answer under way, or when none is asked for in a moment."""
+        if self._lingers:
             self.close()
+        elif self.cycle is None or self.cycle.response_complete:
+            self.due = min(self.due, self.loop.time() + LAST_SECONDS)
         else:
             self.cycle.keep_alive = False
 

@@ -103,6 +103,7 @@ class Workers:
         self.inboxes = [inbox() for _ in range(count)]
         self.served: list[list[socket.socket]] = [[] for _ in range(count)]
         self.acceptors: dict[int, Acceptor] = {}
+        self.stopped: list[Acceptor] = []
         self.clients: list[socket.socket] = []
 
     def start(self, worker: int, ready: bool = True) -> None:
@@ -113,6 +114,19 @@ class Workers:
         if ready:
             self.connections.ready(worker)
 
+    def stop(self, worker: int) -> None:
+        stopping = self.acceptors.pop(worker)
+        stopping.stop()
+        self.stopped.append(stopping)
+
+    def hand_over(self, to: int) -> None:
+        """Put a connection into the inbox of a worker."""
+        with socket.socket() as client:
+            client.connect(self.listener.getsockname())
+            connection, _ = self.listener.accept()
+        socket.send_fds(self.inboxes[to][1], [b"c"], [connection.fileno()])
+        connection.close()
+
     def connect(self, count: int) -> None:
         for _ in range(count):
             client = socket.socket()
@@ -120,8 +134,10 @@ class Workers:
             self.clients.append(client)
 
     def close(self) -> None:
-        for acceptor in self.acceptors.values():
-            acceptor.stop()
+        for worker in list(self.acceptors):
+            self.stop(worker)
+        for acceptor in self.stopped:
+            acceptor.close()
         for ends in (*self.inboxes, *self.served, self.clients, [self.listener]):
             for end in ends:
                 end.close()
@@ -193,15 +209,27 @@ def test_a_worker_that_stops_serves_what_was_handed_to_it_and_accepts_nothing() 
         workers = Workers(2)
         for worker in range(2):
             workers.start(worker)
-        with socket.socket() as client:
-            client.connect(workers.listener.getsockname())
-            connection, _ = workers.listener.accept()
-        socket.send_fds(workers.inboxes[1][1], [b"c"], [connection.fileno()])
-        connection.close()
-        workers.acceptors.pop(1).stop()
+        workers.hand_over(to=1)
+        workers.stop(1)
         assert workers.counts == [0, 1]
         workers.connect(3)
         await until(lambda: workers.counts == [3, 1])
+        workers.hand_over(to=1)  # by one that did not hear yet
+        await until(lambda: workers.counts == [3, 2])
+        workers.close()
+
+    run(scenario)
+
+
+def test_connections_that_came_before_a_stop_are_served_by_whoever_stops_last() -> None:
+    async def scenario() -> None:
+        workers = Workers(2)
+        for worker in range(2):
+            workers.start(worker)
+        workers.connect(40)  # the loop has not turned since: nobody has accepted one
+        for worker in range(2):
+            workers.stop(worker)
+        await until(lambda: sum(workers.counts) == 40)
         workers.close()
 
     run(scenario)

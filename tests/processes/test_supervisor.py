@@ -183,7 +183,7 @@ def test_a_port_is_refused_as_soon_as_the_service_stops() -> None:
         with socket.socket() as caller, pytest.raises(ConnectionRefusedError):
             caller.connect(address)
         running.signal(signal.SIGTERM)
-        assert running.wait() == 0
+        assert running.wait() == 1
 
 
 def test_a_child_that_dies_young_again_and_again_is_started_later_each_time() -> None:
@@ -256,7 +256,26 @@ def test_asked_twice_everything_ends_at_once() -> None:
         running.signal(signal.SIGTERM)
         running.report.wait_for("asked", count=2)
         running.signal(signal.SIGINT)
-        assert running.wait() == 0
+        assert running.wait() == 1
+
+
+def test_workers_get_the_signal_that_was_sent() -> None:
+    """Whoever interrupts by hand does not wait for a balancer."""
+
+    def report_signal(report: Report, number: int, control: socket.socket) -> None:
+        if number < 0:
+            serve_as_engine(control)
+            return
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+        report.write("ready")
+        report.write("got", signal.sigwait({signal.SIGTERM, signal.SIGINT}))
+
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        with service(report_signal, workers=1) as running:
+            running.report.wait_for("ready")
+            running.signal(sent)
+            running.report.wait_for("got", int(sent))
+            assert running.wait() == 0
 
 
 def test_what_has_not_ended_after_its_time_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:

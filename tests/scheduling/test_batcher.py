@@ -13,7 +13,7 @@ import pytest
 
 from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
 from app.scheduling.batcher import Batcher, Finished, Runs, Sessions, Ticket
-from app.scheduling.policy import Lane, Limits
+from app.scheduling.policy import Lane, Limits, Picked
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import Metrics
 from app.tensors import Tensors
@@ -437,5 +437,43 @@ def test_a_brief_row_alone_waits_as_long_as_an_operator_wants() -> None:
             await asyncio.sleep(0.02)
             await asyncio.gather(first, submit(batcher, 1))
         assert session.batches == [[0, 1]]
+
+    run(scenario)
+
+
+def test_a_batch_that_does_not_come_back_is_a_fault_until_it_does() -> None:
+    async def scenario() -> None:
+        now = [0.0]
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session, clock=lambda: now[0]) as batcher:
+            stuck = submit(batcher, 1)
+            await entered(session)
+            now[0] = 30
+            assert batcher.fault() == ""
+            now[0] = 31
+            assert batcher.fault() == "A batch does not come back."
+            session.gate.set()
+            await stuck
+            assert batcher.fault() == ""
+
+    run(scenario)
+
+
+@pytest.mark.filterwarnings("ignore:Exception in thread:pytest.PytestUnhandledThreadExceptionWarning")  # it is meant
+def test_a_thread_that_ended_before_its_time_is_a_fault() -> None:
+    class Broken(Lane[Ticket]):
+        def take(self, now: float, idle: int = 1) -> Picked[Ticket]:
+            raise MemoryError
+
+    async def scenario() -> None:
+        batcher = Batcher("tiny/1", Sessions(GatedSession()), Broken(), Metrics().of("classify", "tiny"))
+        assert batcher.fault() == ""
+        waiting = submit(batcher, 1)
+        while not batcher.fault():  # noqa: ASYNC110 - a thread that ends tells nobody
+            await asyncio.sleep(0)
+        assert batcher.fault() == "A thread that runs batches has ended."
+        waiting.cancel()
+        await batcher.close()
+        assert batcher.fault() == ""
 
     run(scenario)
