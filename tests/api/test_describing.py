@@ -8,12 +8,15 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from fastapi import FastAPI
 from openapi_spec_validator import validate
 
 from app.api.errors import STATUS
+from app.api.system_routes import system_routes
 from app.settings import Settings
 from app.tasks import TASKS
-from tests.api.service import Service
+from app.telemetry.metrics import Metrics
+from tests.api.service import Service, exchange
 from tests.imaging.pictures import noise, save
 from tests.make_models import make_classifier
 
@@ -120,6 +123,15 @@ def test_a_service_without_models_is_alive_and_not_ready(tmp_path: Path) -> None
     answer = running.post("/classify", save(noise(9, 9)))
     assert (answer.status_code, answer.json()["code"]) == (404, "model-not-found")
     running.close()
+
+
+def test_what_only_a_restart_mends_makes_the_service_dead(mixed: Service) -> None:
+    metrics = Metrics()
+    app = FastAPI(routes=system_routes(mixed.registry, metrics, strict=False, draining=lambda: False).routes)
+    metrics.pulse.beat(["A batch does not come back."])
+    answer = mixed.run(exchange(app, "GET", "/livez"))
+    assert (answer.status, answer.headers["retry-after"]) == (503, "1")
+    assert answer.json() == {"status": "stuck", "faults": ["A batch does not come back."]}
 
 
 def test_every_task_is_described_with_its_options(service: Service) -> None:

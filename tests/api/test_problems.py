@@ -223,7 +223,7 @@ def test_while_models_are_loaded_callers_are_asked_to_come_back(held: Held, tmp_
     running = Service(Settings(models=tmp_path, device="cpu", threads=1), settled=False)
     assert running.run(asyncio.to_thread(held.opening.wait, 10))
     try:
-        assert running.get("/livez").json() == {"status": "alive"}
+        assert running.get("/livez").json() == {"status": "alive", "faults": []}
         state = running.get("/readyz")
         assert (state.status_code, state.headers["retry-after"]) == (503, "1")
         assert (state.json()["ready"], state.json()["loading"]) == (False, ["held-generator/1"])

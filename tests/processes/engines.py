@@ -120,8 +120,8 @@ class House:
         self.control, self.its_control = pair()
         self._resources = Resources(Decoder(), pool, self.metrics)
         self._limits = limits
-        registry = Registry(folder, self._open, {}, self.metrics.models_loaded.set)
-        self.engine = Engine(registry, self.shared, lambda registry: None)
+        self.registry = Registry(folder, self._open, {}, self.metrics.models_loaded.set)
+        self.engine = Engine(self.registry, self.shared, lambda registry: None)
 
     @property
     def batcher(self) -> Batcher:
