@@ -26,6 +26,7 @@ from app.runtime.function import FunctionSession
 from app.runtime.plan import Plan
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Sessions, Ticket, outcome_of
 from app.scheduling.policy import Lane, Limits
+from app.security.limits import Accounts
 from app.servable import Resources, Running, Servable, build
 from app.telemetry.board import Board
 from app.telemetry.metrics import Metrics
@@ -113,7 +114,9 @@ class House:
 
     def __init__(self, folder: Path, pool: ThreadPoolExecutor, workers: int, limits: Limits, arena_bytes: int) -> None:
         channels = tuple(Channel(Arena(arena_bytes), Arena(arena_bytes)) for _ in range(workers))
-        self.shared = Shared(workers, (), Board(workers + 2), Loads(workers), channels, Connections(workers), ())
+        self.shared = Shared(
+            workers, (), Board(workers + 2), Loads(workers), channels, Connections(workers), (), Accounts(workers)
+        )
         self.metrics = Metrics(self.shared.board, self.shared.engine_slot)
         self.gate = Gate()
         self.now = 0.0

@@ -11,6 +11,7 @@ from app.processes.engine import Engine
 from app.processes.loads import Loads
 from app.processes.shared import Shared
 from app.repository.registry import Registry
+from app.security.limits import Accounts
 from app.servable import Servable
 from app.telemetry.board import Board
 from tests.make_models import make_classifier
@@ -18,7 +19,7 @@ from tests.processes.scenario import pair, run
 
 
 def bare_shared() -> Shared:
-    return Shared(1, (), Board(3), Loads(1), (), Connections(1), ())
+    return Shared(1, (), Board(3), Loads(1), (), Connections(1), (), Accounts(1))
 
 
 def test_an_engine_without_a_folder_of_models_ends_with_the_reason(tmp_path: Path) -> None:
