@@ -227,7 +227,13 @@ def test_without_a_key_readiness_names_nothing_that_is_broken(
     (make_classifier(tmp_path) / "model.onnx").write_bytes(b"broken")
     running = Service(Settings(models=tmp_path, device="cpu", threads=1, keys=keys.path))
     try:
-        assert running.get("/readyz").json() == {"ready": True, "draining": False, "settled": True, "loading": [], "failed": {}}
+        assert running.get("/readyz").json() == {
+            "ready": True,
+            "draining": False,
+            "settled": True,
+            "loading": [],
+            "failed": {},
+        }
         told = running.get("/readyz", headers={"x-api-key": secrets["infer"]}).json()
         assert list(told["failed"]) == [f"{MODEL}/1"]
         hidden = running.get("/readyz", headers={"x-api-key": secrets["wrong"]}).json()
