@@ -19,14 +19,18 @@ COPY app app
 # Training is not shipped, so neither is its command.
 RUN /pip/bin/pip --python /venv/bin/python install --no-deps . \
  && rm /venv/bin/imago-train
+# A volume that is mounted there takes over its owner: `imago keys create` may write into it.
+RUN mkdir -m 700 /keys
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="imago" \
       org.opencontainers.image.description="Self-hosted Model-as-a-Service for images" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /venv /venv
+COPY --from=build --chown=10001:10001 /keys /keys
 COPY models /models
 # Nothing is written while serving: neither bytecode (pip has compiled it) nor temporary files.
+# On this address the service starts with IMAGO_KEYS only, or where IMAGO_INSECURE_NO_AUTH says that all may call.
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
@@ -40,8 +44,12 @@ WORKDIR /models
 EXPOSE 8000
 # No curl here, and no urllib.request, which would ask a proxy named in the environment.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s --retries=3 CMD ["python3", "-c", "\
-import http.client, os, sys; \
-asked = http.client.HTTPConnection('127.0.0.1', int(os.environ['IMAGO_PORT']), timeout=4); \
+import http.client, os, ssl, sys; \
+place = '127.0.0.1', int(os.environ['IMAGO_PORT']); \
+tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT); \
+tls.check_hostname, tls.verify_mode = False, ssl.CERT_NONE; \
+asked = http.client.HTTPSConnection(*place, timeout=4, context=tls) if os.environ.get('IMAGO_TLS_CERTIFICATE') \
+else http.client.HTTPConnection(*place, timeout=4); \
 asked.request('GET', '/readyz'); \
 sys.exit(asked.getresponse().status != 200)"]
 ENTRYPOINT ["imago"]

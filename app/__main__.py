@@ -31,6 +31,7 @@ from app.main import (
     create_registry,
     create_resources,
     create_worker,
+    read_keys,
     run_engine,
     worker_count,
 )
@@ -40,7 +41,7 @@ from app.processes.supervisor import REFUSED, Supervisor
 from app.repository.registry import Entry, Registry
 from app.repository.store import ModelFolder, scan
 from app.servable import Running
-from app.server import Server, addresses, listen, loop_factory
+from app.server import Server, addresses, listen, loop_factory, tls_context
 from app.settings import Settings
 from app.telemetry import logs
 from app.telemetry.metrics import Metrics
@@ -62,11 +63,14 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_level, settings.log_format)
     check_defaults(settings)
     scan(settings.models)
-    listeners = listen(settings.host, settings.port)
+    tls_context(settings)
+    is_guarded = read_keys(settings) is not None
+    listeners = listen(settings.host, settings.port, public=is_guarded or settings.insecure_no_auth)
+    urls = addresses(listeners, "http" if settings.tls_certificate is None else "https")
     workers = worker_count(settings)
     if workers == 1:
         app = create_app(settings, on_loaded=_print_models)
-        _announce(listeners)
+        _announce(urls)
         _serve_until_stopped(Server(app, settings), listeners)
         return
     shared = share(workers, listeners)
@@ -77,7 +81,7 @@ def serve(settings: Settings) -> None:
         partial(_or_refuse, partial(_be_engine, settings, shared)),
         settings.drain_delay_seconds + settings.drain_seconds,
     )
-    _announce(listeners)
+    _announce(urls)
     gc.freeze()  # the collector writes into what it looks through: pages that were shared would be copied
     if status := supervisor.run():
         raise typer.Exit(status)
@@ -163,9 +167,9 @@ def main() -> None:
         _refuse(error)
 
 
-def _announce(listeners: tuple[socket.socket, ...]) -> None:
+def _announce(urls: Sequence[str]) -> None:
     """Say where the service listens: with port 0 nobody knows before."""
-    for url in addresses(listeners):
+    for url in urls:
         console.print(f"imago {__version__} listens on {url}, documentation on {url}/docs")
     sys.stdout.flush()
 

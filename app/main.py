@@ -155,6 +155,13 @@ def _log_failure(loading: "asyncio.Task[None]") -> None:
         logger.error("the models could not be loaded", exc_info=error)
 
 
+async def _remind() -> None:
+    """Say again and again that nobody is asked for a key, lest it be forgotten."""
+    while True:
+        logger.warning("insecure_no_auth: whoever reaches this service may call it")
+        await asyncio.sleep(60)
+
+
 def worker_count(settings: Settings) -> int:
     """How many HTTP processes these settings ask for."""
     if not hasattr(os, "fork"):
@@ -184,8 +191,11 @@ def _application(
         loading = asyncio.create_task(load())
         loading.add_done_callback(_log_failure)
         keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
+        reminding = asyncio.create_task(_remind()) if settings.insecure_no_auth and process == 0 else None
         yield
         loading.cancel()
+        if reminding is not None:
+            reminding.cancel()
         await registry.close()
         keeping.cancel()
 

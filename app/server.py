@@ -8,8 +8,10 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import Callable, Sequence
 from functools import partial
+from ipaddress import ip_address
 from types import FrameType
 from typing import Any, cast
 
@@ -22,6 +24,7 @@ from app.processes.connections import Acceptor
 from app.processes.shared import Shared
 from app.settings import Settings
 from app.wire.connection import Connection, Timeouts
+from app.wire.tls import server_context
 
 logger = logging.getLogger("imago.processes")
 
@@ -30,6 +33,11 @@ _ALLOCATIONS = 20_000
 requests, and finds nothing: a request leaves no circles (tests/api/test_fast_path.py)."""
 _ABSENT = frozenset((errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT))
 """Of an address that this machine does not have: `localhost` is one of IPv6 even where there is none."""
+_NO_KEYS = (
+    "others can reach it: ask them for --keys, which `imago keys create` makes, or let them in by --insecure-no-auth"
+)
+_ALWAYS_TLS = ("strict-transport-security", "max-age=31536000")
+"""Told over TLS alone: browsers use nothing else here from then on (RFC 6797)."""
 _BACKLOG = 2048
 """Connections that the kernel keeps until one is accepted."""
 _SWEEP_SECONDS = 0.1
@@ -41,16 +49,19 @@ for ever. Among several it is the supervisor that counts."""
 _STDERR = 2
 
 
-def listen(host: str, port: int) -> tuple[socket.socket, ...]:
+def listen(host: str, port: int, public: bool = False) -> tuple[socket.socket, ...]:
     """Sockets that listen on every address of a host that this machine has; with port 0 on the same free one.
 
     Raises:
-        InvalidSettings: the name has no address here, or the port is taken.
+        InvalidSettings: the name has no address here, the port is taken, or others can reach an address and the service is
+            not meant to be `public`.
     """
     listeners: list[socket.socket] = []
     try:
         found = dict.fromkeys(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE))
         for place, (family, _, _, _, (address, _, *_)) in enumerate(found, 1):
+            if not (public or ip_address(str(address).partition("%")[0]).is_loopback):
+                raise OSError(errno.EACCES, _NO_KEYS)
             chosen = listeners[0].getsockname()[1] if listeners else port
             try:
                 listeners.append(socket.create_server((str(address), chosen), family=family, backlog=_BACKLOG))
@@ -66,14 +77,21 @@ def listen(host: str, port: int) -> tuple[socket.socket, ...]:
     return tuple(listeners)
 
 
-def addresses(listeners: tuple[socket.socket, ...]) -> list[str]:
+def addresses(listeners: tuple[socket.socket, ...], scheme: str = "http") -> list[str]:
     """Where a browser finds each of these sockets."""
     urls = []
     for listener in listeners:
         host, port = listener.getsockname()[:2]
         shown = f"[{host}]" if ":" in host else host
-        urls.append(f"http://{'localhost' if shown in ('0.0.0.0', '[::]') else shown}:{port}")  # noqa: S104 - only shown
+        urls.append(f"{scheme}://{'localhost' if shown in ('0.0.0.0', '[::]') else shown}:{port}")  # noqa: S104 - only shown
     return urls
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext | None:
+    """What connections are encrypted with; None where they are not. Raises `InvalidSettings` as `server_context`."""
+    if settings.tls_certificate is None:
+        return None
+    return server_context(settings.tls_certificate, settings.tls_key)
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
@@ -91,6 +109,7 @@ class Server(uvicorn.Server):
         self._drain: Drain = app.state.drain
         self._delay = settings.drain_delay_seconds
         self._patience = settings.drain_seconds + _GRACE
+        tls = tls_context(settings)
         config = uvicorn.Config(
             app,
             http=cast(
@@ -110,10 +129,13 @@ class Server(uvicorn.Server):
             ws="none",
             proxy_headers=False,  # nothing here asks who the caller is
             timeout_graceful_shutdown=settings.drain_seconds,
+            ssl_context_factory=None if tls is None else lambda *_: tls,
+            headers=[] if tls is None else [_ALWAYS_TLS],
         )
         super().__init__(config)
         self._shared = shared
         self._worker = worker
+        self._handshake_seconds = settings.head_timeout_seconds
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Task[Any]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
@@ -186,14 +208,22 @@ class Server(uvicorn.Server):
             )  # type: ignore[call-arg]
 
         loop = asyncio.get_running_loop()
-        connecting = loop.create_task(loop.connect_accepted_socket(protocol, connection))
+        connecting = loop.create_task(self._connect(protocol, connection))
         self._connecting.add(connecting)
         connecting.add_done_callback(self._connected)
+
+    async def _connect(self, protocol: Callable[[], asyncio.Protocol], connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        tls = self.config.ssl
+        patience = None if tls is None else self._handshake_seconds
+        await loop.connect_accepted_socket(protocol, connection, ssl=tls, ssl_handshake_timeout=patience)
 
     def _connected(self, connecting: "asyncio.Task[Any]") -> None:
         self._connecting.discard(connecting)
         if not connecting.cancelled() and (error := connecting.exception()) is not None:
-            logger.warning("a connection could not be served: %s", error)
+            # Whoever speaks no TLS to a service that does, or leaves, is no news to its operator.
+            level = logging.DEBUG if isinstance(error, ssl.SSLError | ConnectionError) else logging.WARNING
+            logger.log(level, "a connection could not be served: %s", error)
             self._closed()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.errors import InvalidSettings
@@ -25,6 +25,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     keys: Path | None = Field(None, description="File of API keys (`imago keys create`); none to ask nobody for one.")
+    insecure_no_auth: bool = Field(False, description="Let everybody call who reaches an address that is not loopback.")
+    tls_certificate: Path | None = Field(None, description="PEM file of the certificate chain; none for plain HTTP.")
+    tls_key: Path | None = Field(
+        None, description="PEM file of its private key; none where the certificate's holds it."
+    )
     models: Path = Field(Path("models"), description="Folder of models: NAME/VERSION/manifest.json.")
     workers: int = Field(0, ge=0, le=64, description="HTTP processes; 0 or auto for one a core, at most 16.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
@@ -58,7 +63,21 @@ class Settings(BaseSettings):
     def _auto(cls, value: object) -> object:
         return 0 if value == "auto" else value
 
-    @field_validator("cache", "keys", mode="before")
+    @field_validator("insecure_no_auth")
+    @classmethod
+    def _not_beside_keys(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("keys") is not None:
+            raise ValueError("there are keys: leave out one of the two")
+        return value
+
+    @field_validator("tls_key")
+    @classmethod
+    def _not_alone(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("tls_certificate") is None:
+            raise ValueError("it needs a tls_certificate")
+        return value
+
+    @field_validator("cache", "keys", "tls_certificate", "tls_key", mode="before")
     @classmethod
     def _no_file(cls, value: object) -> object:
         return None if value == "" else value

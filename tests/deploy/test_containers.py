@@ -11,11 +11,13 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import trustme
 import yaml
 
 from app.imaging.codec import encode_png
 from app.settings import PREFIX, Settings
 from benchmarks.server import running_server
+from tests.service.processes import starting_server, until
 
 ROOT = Path(__file__).parents[2]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -69,10 +71,21 @@ def test_the_health_check_passes_on_a_ready_server_and_fails_on_one_without_mode
         assert checked.returncode == status
 
 
+def test_the_health_check_speaks_tls_where_the_service_does(model_root: Path, tmp_path: Path) -> None:
+    pem = tmp_path / "both.pem"
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    _, *arguments = json.loads(final("HEALTHCHECK").partition("CMD")[2])
+    with starting_server(model_root, "--tls-certificate", str(pem), "--log-level", "error") as server:
+        port = server.url.rpartition(":")[2]
+        environment = {**os.environ, "IMAGO_PORT": port, "IMAGO_TLS_CERTIFICATE": str(pem)}
+        until(lambda: subprocess.run([sys.executable, *arguments], env=environment).returncode == 0)
+
+
 def test_nothing_is_built_in_the_final_stage() -> None:
     assert "RUN" not in {word for word, _ in FINAL}
     assert [argument.split() for word, argument in FINAL if word == "COPY"] == [
         ["--from=build", "/venv", "/venv"],
+        ["--from=build", f"--chown={final('USER')}", "/keys", "/keys"],
         ["models", "/models"],
     ]
 
@@ -111,6 +124,18 @@ def test_a_service_has_no_rights_that_it_does_not_need(name: str) -> None:
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert not {"privileged", "cap_add", "devices", "network_mode", "pid", "ipc", "user"} & set(service)
+
+
+def test_the_image_lets_nobody_in_by_itself() -> None:
+    assert "IMAGO_HOST=0.0.0.0" in final("ENV")
+    assert not {"IMAGO_KEYS", "IMAGO_INSECURE_NO_AUTH"} & set(re.findall(r"IMAGO_[A-Z_]+", final("ENV")))
+
+
+@pytest.mark.parametrize("name", ["imago", "imago-gpu"])
+def test_everybody_may_call_where_only_this_machine_can(name: str) -> None:
+    open_to_all = SERVICES[name]["environment"].get("IMAGO_INSECURE_NO_AUTH") == "true"
+    assert open_to_all != ("IMAGO_KEYS" in SERVICES[name]["environment"])
+    assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"])
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -149,7 +149,7 @@ def starting_server(models: Path, *flags: str) -> Iterator[Server]:
     command = [sys.executable, "-m", "app", "serve", "--models", str(models), "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        found = re.search(r"listens on (http://[^\s,]+)", process.stdout.readline())
+        found = re.search(r"listens on (https?://[^\s,]+)", process.stdout.readline())
         assert found is not None
         try:
             yield Server(found[1], process)
