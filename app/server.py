@@ -53,8 +53,8 @@ def listen(host: str, port: int, public: bool = False) -> tuple[socket.socket, .
     """Sockets that listen on every address of a host that this machine has; with port 0 on the same free one.
 
     Raises:
-        InvalidSettings: the name has no address here, the port is taken, or others can reach an address and the service is
-            not meant to be `public`.
+        InvalidSettings: the name has no address here, the port is taken, or others can reach it and the service is not
+            meant to be `public`.
     """
     listeners: list[socket.socket] = []
     try:
