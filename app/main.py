@@ -21,7 +21,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app import __version__
 from app.api.access import AccessControl
 from app.api.fast_path import FastPath
-from app.api.middleware import Edge, answer_refusal
+from app.api.middleware import Direct, Edge, answer_refusal
+from app.api.protocol_infer import InferEndpoint
+from app.api.protocol_routes import protocol_routes
 from app.api.repository_routes import repository_routes
 from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
@@ -200,7 +202,13 @@ def _application(
         keeping.cancel()
 
     drain = Drain()
-    endpoints = task_endpoints(registry, Limits(settings.max_pictures, settings.request_timeout_seconds))
+    limits = Limits(settings.max_pictures, settings.request_timeout_seconds)
+    endpoints = task_endpoints(registry, limits)
+    infer = InferEndpoint(registry, limits, settings.max_body_bytes)
+
+    def direct(path: str) -> Direct | None:
+        return endpoints.get(path) or infer.at(path)
+
     keys = read_keys(settings)
 
     def edge(app: ASGIApp, routes: Sequence[BaseRoute]) -> Edge:
@@ -208,11 +216,12 @@ def _application(
         if keys is not None:
             quotas, guesses = Quotas(accounts, process, time.monotonic), Guesses(accounts, time.monotonic)
             access = AccessControl(keys, quotas, guesses, routes, metrics.access_refused)
-        return Edge(app, endpoints, settings.max_body_bytes, metrics, access)
+        return Edge(app, direct, settings.max_body_bytes, metrics, access)
 
     routers = (
         task_routes(endpoints),
         repository_routes(registry),
+        protocol_routes(registry, metrics.statistics, settings.request_timeout_seconds),
         system_routes(registry, metrics, settings.strict_readiness, lambda: drain.begun),
     )
     app = _Application(

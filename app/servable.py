@@ -1,11 +1,12 @@
 """One loaded model version: the whole path of a call on one screen.
 
 predict: open the picture -> Task.prepare -> Batcher.submit -> Session.run -> Task.interpret or draw
+infer: Task.check -> Batcher.submit -> Session.run, for callers who speak tensors
 """
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -143,7 +144,7 @@ class Servable:
         self._decoder = resources.decoder
         self._pool = resources.pool
         self._clock = resources.clock
-        self._metrics = resources.metrics.of(task.kind, manifest.name)
+        self._metrics = resources.metrics.of(task.kind, manifest.name, manifest.version)
 
     def __repr__(self) -> str:
         return f"<Servable {self.task.kind} {self.jobs!r}>"
@@ -175,9 +176,9 @@ class Servable:
         size = max(array.size for array in outputs.values())
         if as_picture and prepared.picture is not None:
             size = max(size, prepared.picture.pixels, len(data or b""))
-        answer = await self._near(size, lambda: finish(outputs, prepared, options))
+        answer = await self.near(size, lambda: finish(outputs, prepared, options))
         timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
-        self._observe(timings)
+        self.observe(timings)
         return Prediction(answer, timings, prepared.picture)
 
     def begin(
@@ -240,12 +241,39 @@ class Servable:
     def _tell(self, deliver: Callable[[Prediction | Exception], None], outcome: Prediction | Exception) -> None:
         """Deliver on the loop's thread, which alone writes metrics."""
         if isinstance(outcome, Prediction):
-            self._observe(outcome.timings)
+            self.observe(outcome.timings)
         deliver(outcome)
 
-    def _observe(self, timings: Timings) -> None:
+    def observe(self, timings: Timings) -> None:
+        """Count a call that was answered."""
         self._metrics.decode.observe(timings.decode)
         self._metrics.encode.observe(timings.encode)
+
+    async def rows_of(self, pictures: Sequence[bytes]) -> Tensors:
+        """One row for each encoded picture, as the graph takes them.
+
+        Raises:
+            ServiceError: a picture refuses, or the task takes none.
+        """
+        options = self.task.Options()
+        prepared = await asyncio.gather(*(self._prepare(picture, options) for picture in pictures))
+        return stack([one.tensors for one in prepared])
+
+    async def infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
+        """Run rows that the caller made: all outputs, seconds in the queue, seconds of the run.
+
+        Raises:
+            ServiceError: a value, the queue or the model refuse.
+        """
+        self.task.check(tensors)
+        self.jobs.admit(len(next(iter(tensors.values()))), deadline)
+        return await self._infer(tensors, deadline)
+
+    async def near(self, size: int, work: Callable[[], Result]) -> Result:
+        """Work on so many pixels or bytes: here while they are few, in the pool when they are not."""
+        if size <= INLINE_SIZE:
+            return work()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def close(self) -> None:
         """Answer what was accepted, take nothing more, and give the sessions back."""
@@ -260,17 +288,11 @@ class Servable:
         self._decoding += 1
         try:
             if len(data) > INLINE_SIZE:
-                return await self._near(len(data), lambda: self.task.prepare(self._decoder.open(data), options))
+                return await self.near(len(data), lambda: self.task.prepare(self._decoder.open(data), options))
             picture = self._decoder.open(data)
-            return await self._near(picture.pixels, lambda: self.task.prepare(picture, options))
+            return await self.near(picture.pixels, lambda: self.task.prepare(picture, options))
         finally:
             self._decoding -= 1
-
-    async def _near(self, size: int, work: Callable[[], Result]) -> Result:
-        """Work on so many pixels or bytes: here while they are few, in the pool when they are not."""
-        if size <= INLINE_SIZE:
-            return work()
-        return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
     async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
         """Run the rows of one call, in several jobs where they are more than a batch; the longest times count."""
@@ -356,7 +378,7 @@ def _batcher(
     else:
         lone = None if ready.lone is ready.crowd else ready.lone
         sessions = Sessions(ready.crowd, lone, concurrency, brief)
-    metrics = resources.metrics.of(manifest.task, manifest.name)
+    metrics = resources.metrics.of(manifest.task, manifest.name, manifest.version)
     row_bytes = sum(array.nbytes for array in noise(running.inputs, 1).values())  # what `lone_seconds` was measured on
     rate = plan.lone_seconds / row_bytes
     return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock, rate)

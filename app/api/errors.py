@@ -71,21 +71,27 @@ def problem(error: ServiceError, instance: str) -> dict[str, Any]:
     }
 
 
-def problem_answer(error: ServiceError, instance: str) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to a request that failed as a whole."""
-    headers = {"content-type": "application/problem+json", "cache-control": "no-store"}
+def problem_answer(error: ServiceError, instance: str, path: str = "") -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request that failed as a whole. On a path of the Open Inference
+    Protocol v2 it is plain JSON, and what its clients read is the string `error`."""
+    told, media_type, protocol = problem(error, instance), "application/problem+json", _is_protocol(path)
+    if protocol:
+        told["error"], media_type = error.detail, "application/json"
+    headers = {"content-type": media_type, "cache-control": "no-store"}
     if isinstance(error, _PASSING):
         headers["retry-after"] = str(_retry_after(error.retry_after))
     if isinstance(error, errors.Unauthenticated):
         headers["www-authenticate"] = 'Bearer realm="imago"'
     if isinstance(error, errors.MethodNotAllowed):
         headers["allow"] = error.allowed
-    return status_of(error), headers, orjson.dumps(problem(error, instance))
+    if isinstance(error, errors.UnsupportedEncoding):
+        headers["accept-encoding"] = "gzip, deflate" if protocol else "identity"  # RFC 9110, section 15.5.16
+    return status_of(error), headers, orjson.dumps(told)
 
 
-def problem_response(error: ServiceError, instance: str) -> Response:
+def problem_response(error: ServiceError, instance: str, path: str = "") -> Response:
     """The same as an answer of the framework."""
-    status, headers, body = problem_answer(error, instance)
+    status, headers, body = problem_answer(error, instance, path)
     return Response(body, status, headers)
 
 
@@ -100,6 +106,10 @@ def refusal(request: Request, error: Exception) -> ServiceError:
         allowed = (error.headers or {}).get("Allow", "")
         return errors.MethodNotAllowed(request.method, allowed.replace("GET", "GET, HEAD"))
     return errors.RouteNotFound() if isinstance(error, HTTPException) else errors.InternalError()
+
+
+def _is_protocol(path: str) -> bool:
+    return path == "/v2" or path.startswith("/v2/")
 
 
 def _retry_after(seconds: float) -> int:

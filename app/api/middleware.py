@@ -7,7 +7,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,7 +28,7 @@ _SAFE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _TRACEPARENT = re.compile(rb"00-(?!0{32})([0-9a-f]{32})-(?!0{16})[0-9a-f]{16}-([0-9a-f]{2})")
 _READ = frozenset(
     (b"content-length", b"content-type", b"content-encoding", b"accept", b"x-request-id", b"x-request-timeout-ms",
-     b"traceparent", b"authorization", b"x-api-key")
+     b"traceparent", b"authorization", b"x-api-key", b"accept-encoding", b"inference-header-content-length")
 )  # fmt: skip
 """The request headers that imago reads: looked for once, in one pass."""
 
@@ -98,7 +98,17 @@ def record_of(scope: Scope) -> Record:
 
 async def answer_refusal(request: Request, error: Exception) -> Response:
     """Handler of whatever a route of the framework raises."""
-    return problem_response(refusal(request, error), record_of(request.scope).id)
+    return problem_response(refusal(request, error), record_of(request.scope).id, request.scope["path"])
+
+
+class Direct(Protocol):
+    """An application that answers POSTs past the framework."""
+
+    encodings: Collection[bytes]
+    """What a body may be encoded as (`Content-Encoding`), besides not at all."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one POST; raises `ServiceError`."""
 
 
 class Access(Protocol):
@@ -120,14 +130,14 @@ class Access(Protocol):
 class Edge:
     """The outermost application: everything above, around the routes.
 
-    A POST to one of the `direct` paths goes straight to its application; everything else takes the way through the
+    A POST to a path that `direct` knows goes straight to its application; everything else takes the way through the
     framework, whose routing costs as much as the rest of this class.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        direct: Mapping[str, ASGIApp],
+        direct: Callable[[str], Direct | None],
         max_body_bytes: int,
         metrics: Metrics,
         access: Access | None = None,
@@ -167,8 +177,8 @@ class Edge:
                 scope = {**scope, "method": "GET"}
             if self.access is not None:
                 self.access.enter(record, scope)
-            self._check(record.headers)
-            direct = self._direct.get(scope["path"]) if scope["method"] == "POST" else None
+            direct = self._direct(scope["path"]) if scope["method"] == "POST" else None
+            self._check(record.headers, direct.encodings if direct else ())
             await (direct or self._app)(scope, self._limited(receive), send)
         except ServiceError as error:
             await self._fail(error, record, scope, receive, send)
@@ -180,15 +190,15 @@ class Edge:
         if isinstance(error, CallerLeft):
             record.status = status_of(error)
         elif not record.status:
-            await problem_response(error, record.id)(scope, receive, send)
+            await problem_response(error, record.id, scope["path"])(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, headers: Headers, encodings: Collection[bytes]) -> None:
         """Refuse from the headers alone what would be refused after reading the body."""
         length = headers.get(b"content-length", b"")
         if length.isdigit() and int(length[:20]) > self.max_body_bytes:
             raise BodyTooLarge(self.max_body_bytes)
         encoding = headers.get(b"content-encoding", b"identity").lower()
-        if encoding != b"identity":
+        if encoding != b"identity" and encoding not in encodings:
             raise UnsupportedEncoding(encoding.decode("latin-1"))
 
     def _limited(self, receive: Receive) -> Receive:
@@ -212,6 +222,12 @@ class Edge:
         if record.task:
             self._metrics.requests.labels(record.task, record.model, str(record.status)).inc()
             self._metrics.request_seconds.labels(record.task, record.model).observe(seconds)
+            if record.version is not None:
+                counts = self._metrics.statistics.requests(record.model, record.version)
+                if record.timings is None:
+                    counts.failed(seconds)
+                else:
+                    counts.succeeded(seconds, *record.timings)
         # Probes and scrapes come every few seconds and say nothing; whoever debugs them asks for their lines.
         level = logging.INFO if record.task or record.status >= 500 else logging.DEBUG
         if logger.isEnabledFor(level):

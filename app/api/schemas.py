@@ -24,6 +24,12 @@ class Problem(BaseModel):
     code: str = Field(description="Stable; the README lists all codes.")
 
 
+class ProtocolProblem(Problem):
+    """An error under `/v2`: the problem, and what clients of the protocol read."""
+
+    error: str
+
+
 class ItemError(BaseModel):
     """One picture among several that could not be answered, in its place."""
 
@@ -107,6 +113,11 @@ def answer_model(task: type[Task[Any]]) -> type[BaseModel]:
         version=(int, ...),
         results=(list[task.Answer | ItemError], ...),  # type: ignore[name-defined]
     )
+
+
+def error_statuses() -> list[int]:
+    """The statuses of all problems that a route which runs models may answer."""
+    return sorted(set(STATUS.values()) - {405, 499})
 
 
 def error_responses() -> dict[int | str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
 from app.api.middleware import Record, record_of
+from app.api.protocol_schemas import ProtocolLiveness, ProtocolReadiness
 from app.api.schemas import Liveness, Readiness
 from app.errors import RouteNotFound
 from app.repository.registry import Registry
@@ -21,6 +22,7 @@ _TYPES: Final = {
     "js": "text/javascript; charset=utf-8",
     "svg": "image/svg+xml",
 }
+_NOT_READY: Final = "Models are being loaded or are broken, or the service is stopping: GET /readyz says more."
 _POLICY: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; style-src 'self' 'unsafe-inline';"
     " object-src 'none'; frame-ancestors 'none'; base-uri 'none'",
@@ -52,6 +54,28 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: 
         state = _readiness(registry, strict, draining(), record_of(request.scope))
         return _health(state, state.ready)
 
+    @router.get(
+        "/v2/health/live",
+        tags=["protocol v2"],
+        summary="As /livez",
+        response_model=ProtocolLiveness,
+        responses={503: {"model": ProtocolLiveness}},
+    )
+    async def live() -> Response:
+        faults = metrics.pulse.faults()
+        return _health(ProtocolLiveness(live=not faults, error=" ".join(faults) or None), not faults)
+
+    @router.get(
+        "/v2/health/ready",
+        tags=["protocol v2"],
+        summary="As /readyz",
+        response_model=ProtocolReadiness,
+        responses={503: {"model": ProtocolReadiness}},
+    )
+    async def ready(request: Request) -> Response:
+        well = _readiness(registry, strict, draining(), record_of(request.scope)).ready
+        return _health(ProtocolReadiness(live=True, ready=well, error=None if well else _NOT_READY), well)
+
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
         body, media_type = metrics.render(request.headers.get("accept", ""))
@@ -73,7 +97,7 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: 
 
 def _health(state: BaseModel, well: bool) -> Response:
     headers = {"Cache-Control": "no-store"} | ({} if well else {"Retry-After": "1"})
-    return Response(state.model_dump_json(), 200 if well else 503, headers, media_type="application/json")
+    return Response(state.model_dump_json(exclude_none=True), 200 if well else 503, headers, media_type="application/json")
 
 
 def _readiness(registry: Registry, strict: bool, draining: bool, record: Record) -> Readiness:

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -45,7 +45,7 @@ def task_routes(endpoints: Mapping[str, "TaskEndpoint"]) -> APIRouter:
         task = endpoint.task
         router.add_api_route(
             path,
-            _elsewhere,
+            elsewhere,
             methods=["POST"],
             name=task.kind,
             summary=task.summary,
@@ -58,6 +58,8 @@ def task_routes(endpoints: Mapping[str, "TaskEndpoint"]) -> APIRouter:
 
 class TaskEndpoint:
     """The ASGI application of one task: body in, answer out, and nothing of the framework between."""
+
+    encodings: Collection[bytes] = ()
 
     def __init__(self, task: type[Task[Any]], registry: Registry, limits: Limits) -> None:
         self.task = task
@@ -91,7 +93,7 @@ class TaskEndpoint:
             servable = self.find(call, record)
         answering = answer_body(servable, call, upload.pictures, deadline, as_picture, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
-        body = await (answering if servable.inline else _unless_caller_leaves(receive, answering))
+        body = await (answering if servable.inline else unless_caller_leaves(receive, answering))
         media_type = b"image/png" if as_picture else b"application/json"
         length = b"%d" % len(body)
         answer_headers = [(b"content-type", media_type), (b"content-length", length)]
@@ -110,8 +112,8 @@ class TaskEndpoint:
         return servable
 
 
-async def _elsewhere() -> None:
-    """What the framework runs for a path that it takes for a task's and is not, such as `/classify%0A`."""
+async def elsewhere() -> None:
+    """What the framework runs for a path that it takes for a direct one and is not, such as `/classify%0A`."""
     raise RouteNotFound
 
 
@@ -156,7 +158,7 @@ def json_body(servable: Servable, results: list[dict[str, Any]]) -> bytes:
     return orjson.dumps({"model": manifest.name, "version": manifest.version, "results": results})
 
 
-async def _unless_caller_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
+async def unless_caller_leaves(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """Await some work, and cancel it when the connection closes: nobody would read the answer.
 
     Raises:

@@ -104,7 +104,7 @@ def _json(body: bytes, max_pictures: int) -> Upload:
         raise InvalidRequest('A JSON body looks like {"images": ["<base64>", ...]}.')
     if len(images) > max_pictures:
         raise InvalidRequest(f"{len(images)} pictures came; at most {max_pictures} are taken in one request.")
-    return Upload([_base64(image) for image in images], options)
+    return Upload([from_base64(image) for image in images], options)
 
 
 def _object(body: bytes) -> dict[str, Any]:
@@ -117,7 +117,7 @@ def _object(body: bytes) -> dict[str, Any]:
     return found
 
 
-def _base64(text: str) -> bytes | InvalidRequest:
+def from_base64(text: str) -> bytes | InvalidRequest:
     """Decode base64 (RFC 4648, section 4), with or without the `data:` prefix that browsers put before it."""
     if text.startswith("data:"):
         text = text.partition(",")[2]

@@ -73,7 +73,7 @@ class Follower:
         if running.inline:  # one thread each: the workers are as many as the cores
             plan = replace(running.plan, threads=1, lone_threads=1)
             return await open_servable(folder, manifest, serving, self._resources, plan)
-        metrics = self._resources.metrics.of(manifest.task, manifest.name)
+        metrics = self._resources.metrics.of(manifest.task, manifest.name, manifest.version)
         key = f"{manifest.name}/{manifest.version}"
         limit = self._resources.max_queue_seconds
         load = Load(self._loads, self._number, told["place"])

@@ -49,7 +49,7 @@ class Registry:
         self._count = count
         self._folders: dict[str, ModelFolder] = {}
         self._entries: dict[str, dict[int, Entry]] = {}
-        self._serving: dict[tuple[str, str | None, int | None], Servable] = {}
+        self._serving: dict[tuple[str | None, str | None, int | None], Servable] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {self.root.name}: {', '.join(f'{e} {e.state}' for e in self.entries())}>"
@@ -64,6 +64,11 @@ class Registry:
         """Versions of a model that lie complete on disk, loaded or not."""
         folder = self._folders.get(name)
         return folder.versions if folder else ()
+
+    def serving_config(self, name: str) -> ServingConfig:
+        """What the operator chose for a model."""
+        folder = self._folders.get(name)
+        return folder.serving if folder else ServingConfig()
 
     def find(self, key: str) -> Entry | None:
         """The entry of `name/version`."""
@@ -133,15 +138,16 @@ class Registry:
         self.settled.set()
         self.on_change()
 
-    def get(self, kind: str, name: str | None = None, version: int | None = None) -> Servable:
-        """The servable that answers a task: by name and version, its newest version, or the task's default.
+    def get(self, kind: str | None, name: str | None = None, version: int | None = None) -> Servable:
+        """The servable that answers a task: by name and version, its newest version, or the task's default. Without a
+        task the one of that name, whatever its task is.
 
         Raises:
             ModelNotFound: nothing of that name or version is here, or no model has this task.
             WrongTask: the model is for another task.
             NotReady: it is here and cannot answer.
         """
-        if name is None and version is not None and (default := self.default(kind)) is not None:
+        if name is None and version is not None and (default := self.default(kind or "")) is not None:
             name = default.manifest.name
         known = self._serving.get((kind, name, version))
         if known is None:
@@ -177,25 +183,26 @@ class Registry:
 
     def _route(self) -> None:
         """Write down who answers each question, so that a request costs one look-up."""
-        serving: dict[tuple[str, str | None, int | None], Servable] = {}
+        serving: dict[tuple[str | None, str | None, int | None], Servable] = {}
         loaded = 0
         for entry in self.entries():
             if (servable := entry.servable) is None:
                 continue
             loaded += 1
             kind = servable.task.kind
-            serving[kind, entry.name, entry.version] = servable
-            serving.setdefault((kind, entry.name, None), servable)
+            for asked in (kind, None):
+                serving[asked, entry.name, entry.version] = servable
+                serving.setdefault((asked, entry.name, None), servable)
             if self._defaults.get(kind, entry.name) == entry.name:
                 serving.setdefault((kind, None, None), servable)
         self._serving = serving
         self._count(loaded)
 
-    def _refuse(self, kind: str, name: str | None, version: int | None) -> NoReturn:
+    def _refuse(self, kind: str | None, name: str | None, version: int | None) -> NoReturn:
         """Raise the error that says why nobody answers."""
         if not self.settled.is_set():
             raise NotReady(LOADING)
-        name = self._defaults.get(kind) if name is None else name
+        name = self._defaults.get(kind or "") if name is None else name
         if name is None:
             entries = [entry for entry in self.entries() if entry.manifest and entry.manifest.task == kind]
         else:
@@ -205,7 +212,7 @@ class Registry:
         entry = entries[0]
         if entry.servable is None:
             raise NotReady(f"Model {entry.name!r} cannot answer: {entry.reason or entry.state}", retry_after=5)
-        raise WrongTask(entry.name, entry.servable.task.kind, kind)
+        raise WrongTask(entry.name, entry.servable.task.kind, kind or "")
 
     def _check_defaults(self) -> None:
         for kind, name in self._defaults.items():

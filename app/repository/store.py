@@ -7,6 +7,9 @@ from pathlib import Path
 from app.errors import InvalidModel, InvalidSettings
 from app.manifest import MANIFEST, NAME, ServingConfig, read_serving
 
+_TAKEN = "stats"
+"""`/v2/models/stats` is a route of the Open Inference Protocol."""
+
 
 @dataclass(frozen=True)
 class ModelFolder:
@@ -57,10 +60,16 @@ def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
         if not versions:
             continue
         try:
-            found[path.name] = ModelFolder(path.name, path, versions, read_serving(path))
+            found[path.name] = _folder(path, versions)
         except InvalidModel as error:
             found[path.name] = error
     return found
+
+
+def _folder(path: Path, versions: tuple[int, ...]) -> ModelFolder:
+    if path.name == _TAKEN:
+        raise InvalidModel(f"{_TAKEN!r} is part of a path of protocol v2 and cannot name a model: rename the folder.")
+    return ModelFolder(path.name, path, versions, read_serving(path))
 
 
 def _versions(path: Path) -> tuple[int, ...]:

@@ -238,7 +238,9 @@ class Batcher:
         for ran in done:
             if ran.seconds is not None:
                 metrics.inference.observe(ran.seconds)
-                metrics.batch_size.observe(sum(ticket.rows for ticket in ran.tickets))
+                rows = sum(ticket.rows for ticket in ran.tickets)
+                metrics.batch_size.observe(rows)
+                metrics.batches.observe(rows, ran.seconds)
             for ticket, outcome in zip(ran.tickets, ran.outcomes, strict=True):
                 metrics.queue.observe(started - ticket.arrived)
                 ticket.end(outcome)

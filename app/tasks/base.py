@@ -102,6 +102,10 @@ class Task(ABC, Generic[OptionsT]):
     def prepare(self, picture: Picture | None, options: OptionsT) -> Prepared:
         """Make the rows of one call. Raises `CorruptImage` and its kin, or `InvalidOption`."""
 
+    def check(self, tensors: Tensors) -> None:
+        """Look at rows that a caller made, whose dtypes and shapes are the graph's. Raises `InvalidRequest` where the
+        graph would fail on a value."""
+
     @abstractmethod
     def interpret(self, outputs: Tensors, prepared: Prepared, options: OptionsT) -> list[JsonObject]:
         """Make the results of one call, each in the shape of `Answer`, from the rows that came back."""

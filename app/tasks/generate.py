@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
-from app.errors import InvalidModel, InvalidOption
+from app.errors import InvalidModel, InvalidOption, InvalidRequest
 from app.imaging.codec import Picture, encode_png
 from app.imaging.paint import contact_sheet
 from app.manifest import Manifest
@@ -80,6 +80,12 @@ class Generate(Task[GenerateOptions]):
         ]
         classes = [drawn if chosen is None else chosen for _, drawn in draws]
         return Prepared({"z": np.stack([z for z, _ in draws]), "class": np.array(classes, dtype=np.int64)})
+
+    def check(self, tensors: Tensors) -> None:
+        """Raises `InvalidRequest` where a class is no index of a label: the graph looks it up."""
+        classes = tensors["class"].astype(np.int64, copy=False)
+        if ((classes < 0) | (classes >= len(self.labels))).any():
+            raise InvalidRequest(f"Input 'class' holds indices of labels: 0 to {len(self.labels) - 1}.")
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: GenerateOptions) -> list[JsonObject]:
         """One result an image, in the order of their indices."""

@@ -17,6 +17,7 @@ from app.telemetry.board import Board
 from app.telemetry.families import Counter, CounterFamily, Gauge, GaugeFamily, Histogram, HistogramFamily
 from app.telemetry.processes import Processes
 from app.telemetry.pulse import Pulse
+from app.telemetry.statistics import BatchCounts, Statistics
 
 _SECONDS: Final = (
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -39,6 +40,8 @@ class ModelMetrics:
     rejected: Counter
     expired: Counter
     cancelled: Counter
+    batches: BatchCounts
+    """Of one version."""
 
 
 class Metrics(Collector):
@@ -73,12 +76,13 @@ class Metrics(Collector):
         self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
         self.models_loaded = self._models_loaded.labels()
         self.pulse = Pulse(self._segments, own)
+        self.statistics = Statistics(self._segments, own)
         self.registry = CollectorRegistry()
         self.registry.register(self)
         self.registry.register(Processes(self._segments, own))
 
-    def of(self, task: str, model: str) -> ModelMetrics:
-        """The metrics of one model; both names come from loaded manifests."""
+    def of(self, task: str, model: str, version: int) -> ModelMetrics:
+        """The metrics of one model, and the batches of one version; the names come from loaded manifests."""
         return ModelMetrics(
             decode=self.decode.labels(task, model),
             queue=self.queue.labels(task, model),
@@ -89,6 +93,7 @@ class Metrics(Collector):
             rejected=self.rejected.labels(task, model, "overloaded"),
             expired=self.rejected.labels(task, model, "deadline"),
             cancelled=self.cancelled.labels(task, model),
+            batches=self.statistics.batches(model, version),
         )
 
     def collect(self) -> Iterator[Metric]:

@@ -431,7 +431,7 @@ def test_a_fault_before_a_batch_is_told_in_a_fixed_sentence(
         registry = create_registry(settings, replace(create_resources(settings, metrics), decoder=Broken()))
         await registry.load_all()
         endpoints = task_endpoints(registry, Limits(max_pictures=1, timeout_seconds=10))
-        edge = Edge(served.app, endpoints, 10_000, metrics)
+        edge = Edge(served.app, endpoints.get, 10_000, metrics)
         exchange = FastPath(endpoints, edge).offer(b"/classify", [(b"content-length", b"%d" % len(PICTURE))])
         assert exchange is not None
         answers: list[bytes] = []

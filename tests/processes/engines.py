@@ -144,7 +144,7 @@ class House:
     async def _open(self, path: Path, manifest: Manifest, serving: ServingConfig) -> Servable:
         lane: Lane[Ticket] = Lane(self._limits)
         session = Sessions(FunctionSession(self.gate, INPUTS, OUTPUTS))
-        model = self.metrics.of(manifest.task, manifest.name)
+        model = self.metrics.of(manifest.task, manifest.name, manifest.version)
         batcher = Batcher(f"{manifest.name}/{manifest.version}", session, lane, model, clock=lambda: self.now)
         return build(path, manifest, RUNNING, batcher, self._resources)
 

@@ -350,7 +350,7 @@ def test_whatever_callers_and_workers_do_no_memory_and_no_load_stays_behind(tmp_
 
 def jobs_of(house: House, caller: Caller, limit: float) -> tuple[RemoteJobs, Metrics]:
     metrics = Metrics(house.shared.board, caller.worker)
-    model = metrics.of("classify", "tiny-classifier")
+    model = metrics.of("classify", "tiny-classifier", 1)
     return RemoteJobs(caller.messenger, KEY, caller.load, limit, model, time.monotonic), metrics
 
 

@@ -48,7 +48,7 @@ async def batcher_of(
 ) -> AsyncIterator[Batcher]:
     lane: Lane[Ticket] = Lane(limits)
     sessions = Sessions(session, **how)
-    batcher = Batcher("tiny/1", sessions, lane, Metrics().of("classify", "tiny"), clock)
+    batcher = Batcher("tiny/1", sessions, lane, Metrics().of("classify", "tiny", 1), clock)
     try:
         yield batcher
     finally:

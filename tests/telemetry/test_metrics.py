@@ -83,7 +83,7 @@ def test_every_family_is_exposed_before_anything_was_observed() -> None:
 
 def test_the_metrics_of_a_model_are_those_of_its_labels() -> None:
     metrics = Metrics()
-    of = metrics.of("classify", "m")
+    of = metrics.of("classify", "m", 1)
     for stage in (of.decode, of.queue, of.inference, of.encode):
         stage.observe(0.25)
     of.batch_size.observe(3)
@@ -103,7 +103,7 @@ def test_the_metrics_of_a_model_are_those_of_its_labels() -> None:
 def test_a_second_version_of_a_model_goes_on_with_the_same_series() -> None:
     metrics = Metrics()
     for _ in range(2):
-        metrics.of("classify", "m").cancelled.inc()
+        metrics.of("classify", "m", 1).cancelled.inc()
     assert value(metrics, "imago_cancelled_total", **MODEL) == 2
 
 
@@ -170,7 +170,7 @@ def test_queues_add_up_and_models_do_not() -> None:
     board = Board(3)
     for slot, (waiting, loaded) in enumerate([(3, 2), (0, 4), (4, 3)]):
         metrics = Metrics(board, slot)
-        metrics.of("classify", "m").queue_depth.set(waiting)
+        metrics.of("classify", "m", 1).queue_depth.set(waiting)
         metrics.models_loaded.set(loaded)
     assert value(metrics, "imago_queue_depth", **MODEL) == 7
     assert value(metrics, "imago_models_loaded") == 4

@@ -1,0 +1,163 @@
+"""What the Open Inference Protocol v2 tells of the server and its models: metadata, configuration, statistics, index.
+
+Plain dictionaries in the words of the protocol (and of Triton's extensions to it), for HTTP and gRPC alike.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from app import __version__
+from app.api.protocol import DATATYPES
+from app.api.protocol_requests import labels_by_output
+from app.manifest import LABELS, ServingConfig
+from app.repository.registry import Entry, Registry
+from app.servable import Servable
+from app.telemetry.statistics import Spent, Totals
+from app.tensors import TensorSpec
+
+EXTENSIONS: Final = (
+    "classification", "binary_tensor_data", "model_configuration", "model_repository", "statistics",
+)  # fmt: skip
+PLATFORM: Final = "onnxruntime_onnx"
+STATES: Final = {"loading": "LOADING", "ready": "READY", "failed": "UNAVAILABLE"}
+
+_INPUT: Final = {"format": "FORMAT_NONE", "optional": False, "is_shape_tensor": False}
+
+Json = dict[str, Any]
+
+
+def server_metadata() -> Json:
+    """`GET /v2`."""
+    return {"name": "imago", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(servable: Servable, versions: Sequence[int]) -> Json:
+    """`GET /v2/models/{name}`; shapes begin with the rows, which vary."""
+    running = servable.running
+    return {
+        "name": servable.manifest.name,
+        "versions": [str(version) for version in versions],
+        "platform": PLATFORM,
+        "inputs": [_tensor(spec) for spec in running.inputs],
+        "outputs": [_tensor(spec) for spec in running.outputs],
+    }
+
+
+def model_config(servable: Servable, serving: ServingConfig, timeout_seconds: float) -> Json:
+    """`GET /v2/models/{name}/config`: a ModelConfig of Triton's as JSON; dims leave the rows out.
+
+    `max_queue_size` is 0, as the queue is bounded by time.
+    """
+    running = servable.running
+    name = servable.manifest.name
+    cuda, labelled = running.device == "cuda", labels_by_output(servable)
+    return {
+        "name": name,
+        "platform": PLATFORM,
+        "backend": "onnxruntime",
+        "version_policy": _version_policy(serving),
+        "max_batch_size": running.max_batch_size,
+        "input": [_configured(spec) | _INPUT for spec in running.inputs],
+        "output": [
+            _configured(spec) | {"label_filename": LABELS if spec.name in labelled else ""} for spec in running.outputs
+        ],
+        "instance_group": [
+            {
+                "name": f"{name}_0",
+                "kind": "KIND_GPU" if cuda else "KIND_CPU",
+                "count": running.plan.concurrency,
+                "gpus": [0] if cuda else [],
+            }
+        ],
+        "dynamic_batching": {
+            "preferred_batch_size": [],
+            "max_queue_delay_microseconds": round(serving.max_queue_delay_ms * 1000),
+            "preserve_ordering": False,
+            "priority_levels": 0,
+            "default_priority_level": 0,
+            "default_queue_policy": {
+                "timeout_action": "REJECT",
+                "default_timeout_microseconds": round(timeout_seconds * 1e6),
+                "allow_timeout_override": True,
+                "max_queue_size": 0,
+            },
+        },
+        "model_warmup": [],
+        "response_cache": {"enable": False},
+        "parameters": {},
+    }
+
+
+def model_statistics(model: str, version: int, totals: Totals) -> Json:
+    """An entry of `model_stats`. Whoever was answered ran, so that all stages have the same count."""
+    stages = {
+        "success": _duration(totals.success),
+        "fail": _duration(totals.fail),
+        "queue": _duration(totals.queue),
+        "compute_input": _duration(totals.decode),
+        "compute_infer": _duration(totals.inference),
+        "compute_output": _duration(totals.encode),
+        "cache_hit": _duration(Spent(0, 0.0)),
+        "cache_miss": _duration(Spent(0, 0.0)),
+    }
+    return {
+        "name": model,
+        "version": str(version),
+        "last_inference": round(totals.last * 1000),
+        "inference_count": totals.rows,
+        "execution_count": totals.runs,
+        "inference_stats": stages,
+        "response_stats": {},
+        "batch_stats": [_batch(rows, spent) for rows, spent in totals.batches.items()],
+        "memory_usage": [],
+    }
+
+
+def repository_index(registry: Registry, ready: bool) -> list[Json]:
+    """`POST /v2/repository/index`: every version that was tried, or only those that answer."""
+    return [_indexed(entry) for entry in registry.entries() if entry.state == "ready" or not ready]
+
+
+def ready_versions(registry: Registry, name: str) -> list[int]:
+    """The versions of a model that answer, in rising order."""
+    return sorted(entry.version for entry in registry.describe(name) if entry.servable is not None)
+
+
+def _tensor(spec: TensorSpec) -> Json:
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [-1, *_dims(spec)]}
+
+
+def _configured(spec: TensorSpec) -> Json:
+    """A scalar for each row is one element that is reshaped to none: configurations know no empty dims."""
+    dims = _dims(spec)
+    shape: Json = {"dims": dims} if dims else {"dims": [1], "reshape": {"shape": []}}
+    return {"name": spec.name, "data_type": f"TYPE_{DATATYPES[spec.dtype]}", **shape}
+
+
+def _dims(spec: TensorSpec) -> list[int]:
+    return [-1 if size is None else size for size in spec.shape[1:]]
+
+
+def _version_policy(serving: ServingConfig) -> Json:
+    if serving.versions == "latest":
+        return {"latest": {"num_versions": 1}}
+    return {"all": {}} if serving.versions == "all" else {"specific": {"versions": sorted(serving.versions)}}
+
+
+def _duration(spent: Spent) -> Mapping[str, int]:
+    return {"count": spent.times, "ns": round(spent.seconds * 1e9)}
+
+
+def _batch(rows: int, spent: Spent) -> Json:
+    """A batch is one run: making tensors and answers is done for each request alone."""
+    nothing = _duration(Spent(spent.times, 0.0))
+    return {
+        "batch_size": rows, "compute_input": nothing, "compute_infer": _duration(spent), "compute_output": nothing,
+    }  # fmt: skip
+
+
+def _indexed(entry: Entry) -> Json:
+    found: Json = {"name": entry.name}
+    if entry.version:
+        found["version"] = str(entry.version)
+    return found | {"state": STATES.get(entry.state, "UNKNOWN")} | ({"reason": entry.reason} if entry.reason else {})

@@ -1,0 +1,137 @@
+"""The paths of the Open Inference Protocol v2: metadata, readiness, configuration and statistics of models, the index.
+
+Inference itself is served by `app.api.protocol_infer`, past the framework; here it is documented. `/v2/health` stands
+beside `/livez` and `/readyz`. What is answered is made by `app.api.protocol_models`.
+"""
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.api.protocol_infer import version_number
+from app.api.protocol_messages import object_in
+from app.api.protocol_models import (
+    model_config,
+    model_metadata,
+    model_statistics,
+    ready_versions,
+    repository_index,
+    server_metadata,
+)
+from app.api.protocol_schemas import (
+    IndexEntry,
+    IndexRequest,
+    InferenceAnswer,
+    ModelMetadata,
+    ModelReadiness,
+    ModelStatistics,
+    ServerMetadata,
+    infer_operation,
+    parameters_of,
+    problems,
+)
+from app.api.schemas import error_statuses
+from app.api.task_routes import elsewhere
+from app.errors import InvalidRequest
+from app.repository.registry import Registry
+from app.servable import Servable
+from app.telemetry.statistics import Statistics
+
+Tell = Callable[[str, int | None], Any]
+"""Makes an answer for a model and, where the path has one, a version."""
+
+
+def protocol_routes(registry: Registry, statistics: Statistics, timeout_seconds: float) -> APIRouter:
+    """Everything below `/v2` but health."""
+    router = APIRouter(tags=["protocol v2"])
+
+    def servable(name: str, version: int | None) -> Servable:
+        return registry.get(None, name, version)
+
+    def metadata(name: str, version: int | None) -> Any:
+        return model_metadata(servable(name, version), ready_versions(registry, name))
+
+    def ready(name: str, version: int | None) -> Any:
+        return {"name": servable(name, version).manifest.name, "ready": True}
+
+    def config(name: str, version: int | None) -> Any:
+        return model_config(servable(name, version), registry.serving_config(name), timeout_seconds)
+
+    def stats(name: str, version: int | None) -> Any:
+        servable(name, version)
+        versions = ready_versions(registry, name) if version is None else [version]
+        return {"model_stats": [model_statistics(name, one, statistics.total(name, one)) for one in versions]}
+
+    async def all_stats() -> Response:
+        entries = [entry for entry in registry.entries() if entry.servable is not None]
+        found = [model_statistics(e.name, e.version, statistics.total(e.name, e.version)) for e in entries]
+        return _json({"model_stats": found})
+
+    async def server() -> Response:
+        return _json(server_metadata())
+
+    async def index(request: Request) -> Response:
+        body = await request.body()
+        return _json(repository_index(registry, ready=_only_ready(body)))
+
+    router.add_api_route("/v2", server, summary="The server and its extensions", response_model=ServerMetadata)
+    router.add_api_route("/v2/", server, include_in_schema=False)
+    router.add_api_route(
+        "/v2/models/stats", all_stats, summary="Statistics of all models", response_model=ModelStatistics
+    )
+    _add(router, "", metadata, "A model and its tensors", ModelMetadata)
+    _add(router, "/ready", ready, "Whether a model answers", ModelReadiness)
+    _add(router, "/config", config, "How a model is configured, in Triton's words", None)
+    _add(router, "/stats", stats, "Statistics of a model", ModelStatistics)
+    for path in _paths("/infer"):
+        router.add_api_route(
+            path, elsewhere, methods=["POST"], summary="Run a model on tensors, or on encoded pictures",
+            response_model=InferenceAnswer, responses=problems(*error_statuses()), openapi_extra=infer_operation(path),
+        )  # fmt: skip
+    router.add_api_route(
+        "/v2/repository/index", index, methods=["POST"], summary="Every version and its state",
+        response_model=list[IndexEntry], responses=problems(400, 413, 415), openapi_extra=_INDEX,
+    )  # fmt: skip
+    return router
+
+
+_INDEX = {
+    "requestBody": {"required": False, "content": {"application/json": {"schema": IndexRequest.model_json_schema()}}}
+}
+
+
+def _paths(tail: str) -> tuple[str, str]:
+    return f"/v2/models/{{name}}{tail}", f"/v2/models/{{name}}/versions/{{version}}{tail}"
+
+
+def _add(router: APIRouter, tail: str, tell: Tell, summary: str, model: type[BaseModel] | None) -> None:
+    """A GET of every model, and of every version of it."""
+    for path in _paths(tail):
+        router.add_api_route(
+            path, _told(tell), summary=summary, response_model=model, responses=problems(404, 503),
+            openapi_extra={"parameters": parameters_of(path)},
+        )  # fmt: skip
+
+
+def _told(tell: Tell) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        name = request.path_params["name"]
+        return _json(tell(name, version_number(name, request.path_params.get("version"))))
+
+    return answer
+
+
+def _only_ready(body: bytes) -> bool:
+    ready = object_in(body).get("ready", False) if body else False
+    if not isinstance(ready, bool):
+        raise InvalidRequest("'ready' is true or false.")
+    return ready
+
+
+def _json(content: Any) -> Response:
+    return Response(orjson.dumps(content), media_type="application/json")
