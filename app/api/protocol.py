@@ -138,8 +138,8 @@ def elements_to_bytes(elements: Sequence[str]) -> bytes:
 
 
 def classified(array: Tensor, count: int, labels: Sequence[str]) -> list[list[str]]:
-    """The `count` largest elements of each row, best first, as `value:index`, or `value:index:label` where elements have
-    labels (classification extension)."""
+    """The `count` largest elements of each row, best first: `value:index`, or with labels `value:index:label`
+    (classification extension)."""
     rows = array.reshape(len(array), -1)
     last = rows.shape[1] - 1
     best = last - np.argsort(rows[:, ::-1], axis=1, kind="stable")[:, ::-1][:, :count]  # of equals the first is first

@@ -49,8 +49,7 @@ class Signature:
 
 
 def labels_by_output(servable: Servable) -> dict[str, Sequence[str]]:
-    """The labels of a model, for those outputs that have one element for each of them; where the task names its outputs,
-    of those alone."""
+    """The labels of a model, for those outputs that have one element for each of them, and that its task knows."""
     task = servable.task
     return {
         spec.name: task.labels
