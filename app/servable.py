@@ -249,15 +249,16 @@ class Servable:
         self._metrics.decode.observe(timings.decode)
         self._metrics.encode.observe(timings.encode)
 
-    async def rows_of(self, pictures: Sequence[bytes]) -> Tensors:
-        """One row for each encoded picture, as the graph takes them.
+    async def rows_of(self, pictures: Sequence[bytes]) -> tuple[Tensors, int]:
+        """One row for each encoded picture, as the graph takes them, and the pixels of all.
 
         Raises:
             ServiceError: a picture refuses, or the task takes none.
         """
         options = self.task.Options()
         prepared = await asyncio.gather(*(self._prepare(picture, options) for picture in pictures))
-        return stack([one.tensors for one in prepared])
+        pixels = sum(one.picture.pixels for one in prepared if one.picture is not None)
+        return stack([one.tensors for one in prepared]), pixels
 
     async def infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
         """Run rows that the caller made: all outputs, seconds in the queue, seconds of the run.

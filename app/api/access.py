@@ -15,7 +15,7 @@ from app.api.middleware import Headers, Record
 from app.errors import ModelNotFound, NotReady, ScopeMissing, ServiceError, TooManyGuesses, Unauthenticated
 from app.repository.registry import LOADING, Registry
 from app.security.key_file import KeyRing
-from app.security.keys import INFER, METRICS
+from app.security.keys import ADMIN, INFER, METRICS
 from app.security.limits import Guesses, Quotas
 from app.tasks import TASKS
 from app.telemetry.families import CounterFamily
@@ -29,10 +29,21 @@ SCOPE_OF: Final[Mapping[str, str]] = {
     "/models/{name}": INFER,
     "/tasks": INFER,
     "/openapi.json": INFER,
+    "/v2": INFER,
+    "/v2/": INFER,
+    "/v2/models/stats": INFER,
+    **{
+        f"/v2/models/{{name}}{version}{tail}": INFER
+        for version in ("", "/versions/{version}")
+        for tail in ("", "/ready", "/config", "/stats", "/infer")
+    },
+    "/v2/repository/index": ADMIN,
     "/metrics": METRICS,
     # Whoever starts and stops containers has no key. Without one they name no model.
     "/livez": PUBLIC,
     "/readyz": PUBLIC,
+    "/v2/health/live": PUBLIC,
+    "/v2/health/ready": PUBLIC,
     # The files of this release, the same in every installation: a browser shows them before it is given a key.
     "/": PUBLIC,
     "/docs": PUBLIC,

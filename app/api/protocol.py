@@ -53,11 +53,10 @@ def array_from_bytes(name: str, datatype: str, shape: Shape, data: memoryview) -
         raise InvalidRequest(f"Input {name!r} has {len(data)} bytes; its shape takes {size_of(datatype, shape)}.")
     if datatype == BF16:
         upper = np.frombuffer(data, "<u2").astype("<u4") << 16
-        widened: Tensor = upper.view("<f4").reshape(shape)
-        return widened
+        return np.asarray(upper).view("<f4").reshape(shape)
     if datatype == "BOOL":
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
-    array = np.frombuffer(data, DTYPES[datatype]).reshape(shape)
+        return np.not_equal(np.frombuffer(data, np.uint8), 0).reshape(shape)
+    array: Tensor = np.frombuffer(data, DTYPES[datatype]).reshape(shape)
     return array if array.flags.aligned else array.copy()
 
 

@@ -59,7 +59,7 @@ class InferEndpoint:
         latest = begun + timeout_seconds(headers.get(b"x-request-timeout-ms"), self._limits.timeout_seconds)
         json_bytes = _header_length(headers.get(b"inference-header-content-length"))
         body = await self._body(receive, headers)
-        servable.jobs.admit(1, latest)
+        servable.admit(latest)
         signature = Signature.of(servable, self._limits.max_pictures)
         answering = _answer(servable, signature, body, json_bytes, begun, latest, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
@@ -110,7 +110,7 @@ def version_number(name: str, version: str | None) -> int | None:
 
 
 async def run(
-    servable: Servable, request: InferRequest, begun: float, latest: float, started: float
+    servable: Servable, request: InferRequest, begun: float, latest: float, started: float, record: Record
 ) -> tuple[Tensors, Timings]:
     """All outputs of a request, and the seconds of each stage but the last. It `begun`, may end at the `latest`, and
     reading its tensors `started` at these times of the monotonic clock.
@@ -119,7 +119,10 @@ async def run(
         ServiceError: a picture, a value, the queue or the model refuse.
     """
     deadline = latest if request.timeout is None else min(latest, begun + request.timeout)
-    tensors = await servable.rows_of(request.pictures) if request.pictures else request.tensors
+    if request.pictures:
+        tensors, record.pixels = await servable.rows_of(request.pictures)
+    else:
+        tensors = request.tensors
     decode = time.monotonic() - started
     outputs, queued, ran = await servable.infer(tensors, deadline)
     return outputs, Timings(decode, queued, ran, 0.0)
@@ -142,7 +145,7 @@ async def _answer(
         request = await asyncio.to_thread(read_request, body, json_bytes, signature)
     else:
         request = read_request(body, json_bytes, signature)
-    outputs, timings = await run(servable, request, begun, latest, started)
+    outputs, timings = await run(servable, request, begun, latest, started, record)
     inferred = time.monotonic()
     version = servable.manifest.version
     answer = await servable.near(

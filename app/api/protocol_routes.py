@@ -4,7 +4,7 @@ Inference itself is served by `app.api.protocol_infer`, past the framework; here
 beside `/livez` and `/readyz`. What is answered is made by `app.api.protocol_models`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -13,9 +13,11 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.api.middleware import record_of
 from app.api.protocol_infer import version_number
 from app.api.protocol_messages import object_in
 from app.api.protocol_models import (
+    Json,
     model_config,
     model_metadata,
     model_statistics,
@@ -39,55 +41,73 @@ from app.api.schemas import error_statuses
 from app.api.task_routes import elsewhere
 from app.errors import InvalidRequest
 from app.repository.registry import Registry
-from app.servable import Servable
 from app.telemetry.statistics import Statistics
 
-Tell = Callable[[str, int | None], Any]
+Tell = Callable[[str, int | None], Json]
 """Makes an answer for a model and, where the path has one, a version."""
+
+
+class Models:
+    """What is told of models, by name and version."""
+
+    def __init__(self, registry: Registry, statistics: Statistics, timeout_seconds: float) -> None:
+        self._registry = registry
+        self._statistics = statistics
+        self._timeout_seconds = timeout_seconds
+
+    def metadata(self, name: str, version: int | None) -> Json:
+        """Its tensors."""
+        return model_metadata(self._registry.get(None, name, version), ready_versions(self._registry, name))
+
+    def ready(self, name: str, version: int | None) -> Json:
+        """That it answers; raises where it does not."""
+        return {"name": self._registry.get(None, name, version).manifest.name, "ready": True}
+
+    def config(self, name: str, version: int | None) -> Json:
+        """How it runs."""
+        servable = self._registry.get(None, name, version)
+        return model_config(servable, self._registry.serving_config(name), self._timeout_seconds)
+
+    def stats(self, name: str, version: int | None) -> Json:
+        """What it did: one version, or all that answer."""
+        self._registry.get(None, name, version)
+        versions = ready_versions(self._registry, name) if version is None else [version]
+        return self._stats((name, one) for one in versions)
+
+    def all_stats(self, sees: Callable[[str], bool]) -> Json:
+        """What all models did that whoever asks sees."""
+        entries = [entry for entry in self._registry.entries() if entry.servable is not None and sees(entry.name)]
+        return self._stats((entry.name, entry.version) for entry in entries)
+
+    def _stats(self, versions: Iterable[tuple[str, int]]) -> Json:
+        total = self._statistics.total
+        return {"model_stats": [model_statistics(name, version, total(name, version)) for name, version in versions]}
 
 
 def protocol_routes(registry: Registry, statistics: Statistics, timeout_seconds: float) -> APIRouter:
     """Everything below `/v2` but health."""
     router = APIRouter(tags=["protocol v2"])
-
-    def servable(name: str, version: int | None) -> Servable:
-        return registry.get(None, name, version)
-
-    def metadata(name: str, version: int | None) -> Any:
-        return model_metadata(servable(name, version), ready_versions(registry, name))
-
-    def ready(name: str, version: int | None) -> Any:
-        return {"name": servable(name, version).manifest.name, "ready": True}
-
-    def config(name: str, version: int | None) -> Any:
-        return model_config(servable(name, version), registry.serving_config(name), timeout_seconds)
-
-    def stats(name: str, version: int | None) -> Any:
-        servable(name, version)
-        versions = ready_versions(registry, name) if version is None else [version]
-        return {"model_stats": [model_statistics(name, one, statistics.total(name, one)) for one in versions]}
-
-    async def all_stats() -> Response:
-        entries = [entry for entry in registry.entries() if entry.servable is not None]
-        found = [model_statistics(e.name, e.version, statistics.total(e.name, e.version)) for e in entries]
-        return _json({"model_stats": found})
+    models = Models(registry, statistics, timeout_seconds)
 
     async def server() -> Response:
         return _json(server_metadata())
+
+    async def all_stats(request: Request) -> Response:
+        return _json(models.all_stats(record_of(request.scope).sees))
 
     async def index(request: Request) -> Response:
         body = await request.body()
         return _json(repository_index(registry, ready=_only_ready(body)))
 
-    router.add_api_route("/v2", server, summary="The server and its extensions", response_model=ServerMetadata)
-    router.add_api_route("/v2/", server, include_in_schema=False)
+    for path in ("/v2", "/v2/"):  # the specification writes both
+        router.add_api_route(path, server, summary="The server and its extensions", response_model=ServerMetadata)
     router.add_api_route(
         "/v2/models/stats", all_stats, summary="Statistics of all models", response_model=ModelStatistics
     )
-    _add(router, "", metadata, "A model and its tensors", ModelMetadata)
-    _add(router, "/ready", ready, "Whether a model answers", ModelReadiness)
-    _add(router, "/config", config, "How a model is configured, in Triton's words", None)
-    _add(router, "/stats", stats, "Statistics of a model", ModelStatistics)
+    _add(router, "", models.metadata, "A model and its tensors", ModelMetadata)
+    _add(router, "/ready", models.ready, "Whether a model answers", ModelReadiness)
+    _add(router, "/config", models.config, "How a model is configured, in Triton's words", None)
+    _add(router, "/stats", models.stats, "Statistics of a model", ModelStatistics)
     for path in _paths("/infer"):
         router.add_api_route(
             path, elsewhere, methods=["POST"], summary="Run a model on tensors, or on encoded pictures",

@@ -71,7 +71,7 @@ def test_every_route_has_a_scope_and_every_scope_a_route() -> None:
 
 def test_what_is_public_is_written_here_again() -> None:
     assert {path for path, scope in SCOPE_OF.items() if scope == PUBLIC} == {
-        "/", "/docs", "/static/{name:path}", "/livez", "/readyz"
+        "/", "/docs", "/static/{name:path}", "/livez", "/readyz", "/v2/health/live", "/v2/health/ready",
     }  # fmt: skip
 
 
