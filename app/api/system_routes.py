@@ -97,7 +97,9 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: 
 
 def _health(state: BaseModel, well: bool) -> Response:
     headers = {"Cache-Control": "no-store"} | ({} if well else {"Retry-After": "1"})
-    return Response(state.model_dump_json(exclude_none=True), 200 if well else 503, headers, media_type="application/json")
+    return Response(
+        state.model_dump_json(exclude_none=True), 200 if well else 503, headers, media_type="application/json"
+    )
 
 
 def _readiness(registry: Registry, strict: bool, draining: bool, record: Record) -> Readiness:
