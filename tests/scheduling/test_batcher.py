@@ -466,7 +466,7 @@ def test_a_thread_that_ended_before_its_time_is_a_fault() -> None:
             raise MemoryError
 
     async def scenario() -> None:
-        batcher = Batcher("tiny/1", Sessions(GatedSession()), Broken(), Metrics().of("classify", "tiny"))
+        batcher = Batcher("tiny/1", Sessions(GatedSession()), Broken(), Metrics().of("classify", "tiny", 1))
         assert batcher.fault() == ""
         waiting = submit(batcher, 1)
         while not batcher.fault():  # noqa: ASYNC110 - a thread that ends tells nobody
