@@ -168,15 +168,6 @@ class ScopeMissing(ServiceError):
         super().__init__(f"This API key lacks the scope {scope!r}.")
 
 
-class ForeignOrigin(ServiceError):
-    """A page of another site, opened in a browser, asks for what is an administrator's."""
-
-    code = "foreign-origin"
-
-    def __init__(self) -> None:
-        super().__init__("This is not answered to pages of other sites: use keys, or no browser.")
-
-
 class RouteNotFound(ServiceError):
     """No route has this path."""
 
@@ -263,6 +254,16 @@ class InferenceFailed(ServiceError):
         super().__init__("The model failed on this input; the operator finds the reason under this request's id.")
 
 
+class InsufficientMemory(ServiceError):
+    """There was no memory to run the model on this input, even alone."""
+
+    code = "insufficient-memory"
+
+    def __init__(self) -> None:
+        super().__init__("There is not enough memory to run the model on this input now: retry, or send a smaller one.")
+        self.retry_after = 5.0
+
+
 class InternalError(ServiceError):
     """A fault of imago's own; its text goes to the log only."""
 
@@ -298,3 +299,15 @@ class BackendMissing(OperatorError):
     """The inference library for this device is not installed."""
 
     code = "backend-missing"
+
+
+class SessionFault(Exception):
+    """A session failed, and not over what it was given. Callers are told what becomes of their requests."""
+
+
+class OutOfMemory(SessionFault):
+    """There was no memory for a batch: a smaller one may run."""
+
+
+class DeviceLost(SessionFault):
+    """The device of a session does not run anything any more in this process."""

@@ -5,12 +5,15 @@ operator's. Both refuse keys that they do not know.
 """
 
 import difflib
+import errno
 import hashlib
 import json
+import os
+import stat
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
@@ -155,25 +158,43 @@ def digest_files(folder: Path) -> dict[str, FileDigest]:
     return {path.name: digest(path.read_bytes()) for path in files}
 
 
-def read_verified(folder: Path, manifest: Manifest, name: str) -> bytes:
-    """Read a file of a version and check it against the manifest's digest.
+def read_verified(folder: Path, manifest: Manifest, name: str, own: bool = False) -> bytes:
+    """Read a file of a version, once, and check it against the manifest's digest: what is returned is what was checked.
+
+    Args:
+        folder: of the version.
+        manifest: of the version.
+        name: of the file.
+        own: it must be a file of this folder alone, and no link of either kind.
 
     Raises:
-        InvalidModel: the file is missing, not listed, or not the bytes that were exported.
+        InvalidModel: the file is missing, not listed, a link where none may be, or not the bytes that were exported.
     """
+    known = manifest.files.get(name)
+    if known is None or "/" in name or name in (".", ".."):
+        raise InvalidModel(f"{_short(folder / name)} is not listed in {MANIFEST}.")
     try:
-        data = (folder / name).read_bytes()
+        with _open_own(folder / name) if own else (folder / name).open("rb") as file:
+            data = file.read(known.bytes + 1)
     except OSError as error:
         raise InvalidModel(f"{_short(folder / name)} cannot be read: {error.strerror}.") from None
-    known = manifest.files.get(name)
-    if known is None:
-        raise InvalidModel(f"{_short(folder / name)} is not listed in {MANIFEST}.")
     if digest(data) != known:
+        length = f"{len(data)} bytes" if len(data) <= known.bytes else "more bytes"
         raise InvalidModel(
-            f"{_short(folder / name)} is not the file that was exported: {len(data)} bytes instead of {known.bytes},"
+            f"{_short(folder / name)} is not the file that was exported: {length} instead of {known.bytes},"
             f" or another SHA-256. Copy the version again."
         )
     return data
+
+
+def _open_own(path: Path) -> BinaryIO:
+    """Open a file that is no link; `O_NONBLOCK` keeps a pipe in its place from being waited for."""
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
+    found = os.fstat(file.fileno())
+    if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+        file.close()
+        raise OSError(errno.ELOOP, "It is a link, or no file")
+    return file
 
 
 def explain(error: ValidationError, contract: type[BaseModel]) -> str:

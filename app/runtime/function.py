@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from app.runtime.base import Device
+from app.runtime.faults import fault_of
 from app.tensors import Tensors, TensorSpec
 
 
@@ -23,8 +24,13 @@ class FunctionSession:
         self.closed = False
 
     def run(self, tensors: Tensors) -> Tensors:
-        """Call the function; what it raises is the batch's failure."""
-        return self._function(tensors)
+        """Call the function; what it raises is the batch's failure, or what its text says that it is."""
+        try:
+            return self._function(tensors)
+        except Exception as error:
+            if (fault := fault_of(error)) is not None:
+                raise fault from error
+            raise
 
     def close(self) -> None:
         """Remember that the session was closed."""

@@ -2,6 +2,8 @@
 
 import ctypes
 import os
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
@@ -11,6 +13,7 @@ from app.runtime.base import Device
 from app.runtime.binding import BoundRuns
 from app.runtime.cores import usable_cores
 from app.runtime.cuda import gpu_count
+from app.runtime.faults import fault_of
 from app.runtime.library import onnx_runtime
 from app.tensors import Tensors, TensorSpec
 
@@ -35,9 +38,11 @@ def available_device() -> Device:
 class OrtSession:
     """One ONNX file, opened. ONNX Runtime releases the interpreter lock while it runs."""
 
-    def __init__(self, graph: bytes, device: Device = "cpu", threads: int = 0) -> None:
+    def __init__(
+        self, graph: bytes, device: Device = "cpu", threads: int = 0, files: Mapping[str, bytes] = MappingProxyType({})
+    ) -> None:
         self.device: Device = device
-        self._session: Any = _open(graph, device, threads)
+        self._session: Any = _open(graph, device, threads, files)
         if device == "cuda" and "CUDAExecutionProvider" not in self._session.get_providers():
             raise BackendMissing("CUDA was asked for and ONNX Runtime fell back to CPU: check driver, CUDA and cuDNN.")
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
@@ -50,9 +55,14 @@ class OrtSession:
 
     def run(self, tensors: Tensors) -> Tensors:
         """Run one batch; the outputs are new arrays."""
-        if self._bound is not None:
-            return self._bound.run(tensors)
-        return dict(zip(self._names, self._session.run(self._names, dict(tensors)), strict=True))
+        try:
+            if self._bound is not None:
+                return self._bound.run(tensors)
+            return dict(zip(self._names, self._session.run(self._names, dict(tensors)), strict=True))
+        except Exception as error:  # of classes that say little
+            if (fault := fault_of(error)) is not None:
+                raise fault from error
+            raise
 
     def close(self) -> None:
         """Drop the session: ONNX Runtime frees memory with the last reference."""
@@ -60,9 +70,12 @@ class OrtSession:
         _return_freed_memory()
 
 
-def _open(graph: bytes, device: Device, threads: int) -> Any:
+def _open(graph: bytes, device: Device, threads: int, files: Mapping[str, bytes]) -> Any:
     options, providers = _options(threads), _providers(device)
     try:
+        if files:  # from memory: what was checked is what is opened
+            lengths = [len(content) for content in files.values()]
+            options.add_external_initializers_from_files_in_memory(list(files), list(files.values()), lengths)
         session = onnx_runtime().InferenceSession(graph, options, providers, enable_fallback=0)
     except Exception as error:  # onnxruntime raises its own classes for each status, all straight from Exception
         raise InvalidModel(f"ONNX Runtime does not take the graph: {_first_line(error)}") from error

@@ -25,7 +25,7 @@ class Held:
         self.failure: Exception | None = None
         self._warm = False
 
-    def open(self, graph: bytes, device: str, threads: int) -> Session:
+    def open(self, graph: bytes, device: str, threads: int, files: Mapping[str, bytes]) -> Session:
         self.opening.set()
         assert self.may_open.wait(10)
         inputs = (TensorSpec("z", np.dtype("f4"), (None, 4)), TensorSpec("class", np.dtype("i8"), (None,)))

@@ -360,7 +360,7 @@ class Wrong:
     def __init__(self) -> None:
         self.answers: Tensors | Exception | None = None
 
-    def open(self, graph: bytes, device: str, threads: int) -> FunctionSession:
+    def open(self, graph: bytes, device: str, threads: int, files: Any) -> FunctionSession:
         image = TensorSpec("image", np.dtype("u1"), (None, 8, 8, 3))
         return FunctionSession(self._run, (image,), (TensorSpec("probabilities", np.dtype("f4"), (None, 3)),))
 
