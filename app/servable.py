@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from app.imaging.codec import Decoder, Picture
 from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verified
-from app.runtime import Device, Session, open_session
+from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
 from app.runtime.probe import noise
@@ -354,11 +354,13 @@ def _open(
 ) -> tuple[Task[Any], Ready]:
     """The blocking part of `open_servable`."""
     graph = read_verified(folder, manifest, GRAPH)
+    listed = {name: digest.bytes for name, digest in manifest.files.items()}
+    files = {name: read_verified(folder, manifest, name, own=True) for name in outside_files(graph, listed)}
     key = plan_key(manifest.files[GRAPH].sha256, resources.device, resources.cores, choices)
     plan = plan or resources.plans.get(key)
 
     def open_with(threads: int) -> Session:
-        return open_session(graph, resources.device, threads, serving.backend)
+        return open_session(graph, resources.device, threads, serving.backend, files)
 
     ready = make_ready(open_with, choices, resources.cores, plan)
     if plan is None:

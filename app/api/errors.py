@@ -21,7 +21,6 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.MalformedMessage: 400,
     errors.Unauthenticated: 401,
     errors.ScopeMissing: 403,
-    errors.ForeignOrigin: 403,
     errors.RouteNotFound: 404,
     errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,
@@ -42,6 +41,7 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.InternalError: 500,
     errors.InferenceFailed: 500,
     errors.NotReady: 503,
+    errors.InsufficientMemory: 503,
     errors.TooManyConnections: 503,
     errors.DeadlineExceeded: 504,
 }
@@ -50,6 +50,7 @@ _PASSING: Final = (
     errors.QuotaExceeded,
     errors.TooManyGuesses,
     errors.NotReady,
+    errors.InsufficientMemory,
     errors.TooManyConnections,
 )
 """What waiting helps against."""

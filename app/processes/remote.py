@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotReady, Overloaded, ServiceError
+from app.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InsufficientMemory,
+    InternalError,
+    NotReady,
+    Overloaded,
+    ServiceError,
+)
 from app.processes.arena import Arena, ArenaFull, Place
 from app.processes.link import Link, Message
 from app.processes.loads import Load
@@ -30,6 +38,7 @@ ERRORS: Mapping[str, Callable[[Message], ServiceError]] = {
     NotReady.code: lambda told: NotReady(told["detail"], told["retry_after"]),
     DeadlineExceeded.code: lambda told: DeadlineExceeded(),
     InferenceFailed.code: lambda told: InferenceFailed(),
+    InsufficientMemory.code: lambda told: InsufficientMemory(),
     InternalError.code: lambda told: InternalError(),
 }
 """What a job may be refused with in the engine, made again from what is told of it."""

@@ -15,7 +15,12 @@ class Session(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def run(self, tensors: Tensors) -> Tensors:
-        """Run one batch: the first dimension of every array is the same number of rows, in and out."""
+        """Run one batch: the first dimension of every array is the same number of rows, in and out.
+
+        Raises:
+            OutOfMemory: a smaller batch may run.
+            DeviceLost: none will in this process.
+        """
 
     def close(self) -> None:
         """Give memory and device back; `run` must not be called afterwards."""

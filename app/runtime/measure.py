@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from app.errors import OutOfMemory
 from app.runtime.base import Session
 from app.runtime.probe import check, noise, seconds_per_batch
 from app.tensors import Tensors
@@ -64,6 +65,7 @@ def measure(sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Seq
 
     Raises:
         InvalidModel: a session fails, or its answers cannot be served; see `app.runtime.probe.check`.
+        SessionFault: it has no memory for one row, or lost its device.
     """
     timer = _Timer(sessions)
     lone = {threads: Split(threads, 1) for threads in sessions}
@@ -82,8 +84,11 @@ def measure(sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Seq
             alive = _hopeful(load, smaller)
             if enough() or not any(worth_more(split.callers, load[split], smaller) for split in alive):
                 break
-            for split in alive:
-                timer.time(split, rows)
+            try:
+                for split in alive:
+                    timer.time(split, rows)
+            except OutOfMemory:
+                break  # smaller ones run
     return Times({threads: timer.best[split][1] for threads, split in lone.items()}, load)
 
 

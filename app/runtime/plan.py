@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from app.errors import InvalidModel
+from app.errors import InvalidModel, SessionFault
 from app.runtime.base import Device, Session
 from app.runtime.measure import Split, Times, measure, time_batch
 from app.runtime.probe import at_once, check, noise
@@ -82,6 +82,13 @@ def make_ready(open_with: Callable[[int], Session], choices: Choices, cores: int
         InvalidModel: the graph fails on noise, or an answer is not finite or has not as many rows as were sent.
         ImagoError: as `open_with` does.
     """
+    try:
+        return _made_ready(open_with, choices, cores, known)
+    except SessionFault as fault:
+        raise InvalidModel(f"The graph fails on noise: {str(fault)[:300]}") from fault
+
+
+def _made_ready(open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None) -> Ready:
     plan = known or _measured(open_with, choices, cores)
     with ExitStack() as failing:
         crowd = _opened(open_with, plan.threads, failing)

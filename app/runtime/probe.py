@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from app.errors import InvalidModel
+from app.errors import InvalidModel, SessionFault
 from app.runtime.base import Session
 from app.tensors import Tensor, Tensors, TensorSpec
 
@@ -39,6 +39,7 @@ def check(session: Session, batch: Tensors) -> None:
     """Run a batch and look at its answers.
 
     Raises:
+        SessionFault: as the session does.
         InvalidModel: the session fails, or an answer is not finite or has not as many rows as were sent.
     """
     rows = len(next(iter(batch.values())))
@@ -85,5 +86,7 @@ def at_once(callers: int, work: Callable[[], Result]) -> list[Result]:
 def _run(session: Session, batch: Tensors) -> Tensors:
     try:
         return session.run(batch)
+    except SessionFault:
+        raise
     except Exception as error:  # backends raise classes of their own; all mean that this graph cannot be served
         raise InvalidModel(f"The graph fails on noise: {str(error)[:300]}") from error

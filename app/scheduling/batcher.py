@@ -5,30 +5,25 @@ sets one.
 """
 
 import asyncio
-import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple, Protocol
 
-from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
-from app.scheduling.policy import Job, Lane, Picked
+from app.errors import DeadlineExceeded, NotReady, Overloaded
+from app.scheduling.attempts import LOST, Attempts, Ran, Runs
+from app.scheduling.policy import Lane, Picked
 from app.scheduling.runners import InThreads, OnLoop, Run, Runner, Tell
+from app.scheduling.tickets import Deliver, Drop, Finished, Outcome, Ticket
 from app.scheduling.watch import Watch
-from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
-from app.tensors import BatchBuffer, Tensors, split
+from app.tensors import BatchBuffer, Tensors
 
-logger = logging.getLogger("imago.scheduling")
+__all__ = ["Batcher", "Deliver", "Drop", "Finished", "Outcome", "Runs", "Sessions", "Ticket", "outcome_of"]
 
-
-class Runs(Protocol):
-    """What a worker needs of a session."""
-
-    def run(self, tensors: Tensors) -> Tensors:
-        """Run one batch, in any thread, several at once."""
+_BROKEN = 3
+"""So many jobs in a row that failed, each alone, may be the fault of their session."""
 
 
 @dataclass(frozen=True)
@@ -44,54 +39,6 @@ class Sessions:
     inline: bool = False
     """Run on the event loop's thread, one batch at a time: a hop to another thread and back costs more than it saves
     while a batch takes less than a few milliseconds, and requests that come meanwhile form the next batch."""
-
-
-@dataclass(frozen=True)
-class Finished:
-    """The rows that came back for one job, and where its time went."""
-
-    tensors: Tensors
-    queue_seconds: float
-    run_seconds: float
-
-
-Outcome = Finished | Exception
-"""What becomes of a job: its rows, or the error that its caller is to get."""
-Deliver = Callable[[Outcome], None]
-Drop = Callable[[], None]
-"""Called when the caller of a job has left: nothing is delivered any more."""
-
-
-@dataclass(eq=False, kw_only=True)
-class Ticket(Job):
-    """A job, and who wants to know what became of it."""
-
-    deliver: Deliver
-    """Called once on the loop's thread, unless the caller left."""
-    request: str = field(default_factory=request_id.get)
-    """Under whose id a failure is logged."""
-
-    def end(self, outcome: Outcome) -> None:
-        """Deliver, unless the caller left; a caller that fails over it does not disturb its neighbours."""
-        if self.abandoned:
-            return
-        try:
-            self.deliver(outcome)
-        except Exception:
-            logger.exception("an answer could not be delivered")
-
-
-class RowsMismatch(Exception):
-    """A session gave back another number of rows than it took."""
-
-
-class _Ran(NamedTuple):
-    """Jobs that ran together, and what became of them."""
-
-    tickets: Sequence[Ticket]
-    outcomes: Sequence[Outcome]
-    seconds: float | None
-    """Of their batch; None where it failed."""
 
 
 class Batcher:
@@ -112,6 +59,7 @@ class Batcher:
         self._metrics = metrics
         self._clock = clock
         self._watch = Watch(clock, seconds_per_byte)
+        self._attempts = Attempts(name, clock, self._watch, self._shrink)
         self.changed = threading.Condition()
         """Guards the lane and the number of idle sessions."""
         self._idle = 1 if sessions.inline else sessions.concurrency
@@ -129,11 +77,13 @@ class Batcher:
         admitted and are still being decoded.
 
         Raises:
-            NotReady: the batcher is closing.
+            NotReady: the batcher is closing, or its device was lost.
             Overloaded: the queue is too long; nothing of the job was kept.
         """
         if self._closing:
             raise NotReady(f"Model {self.name} is being unloaded: retry.")
+        if self._attempts.lost:
+            raise NotReady(LOST, retry_after=5)
         try:
             self.lane.admit(rows, deadline, self._clock(), ahead)
         except Overloaded:
@@ -146,7 +96,7 @@ class Batcher:
         Raises:
             NotReady, Overloaded: as `admit`.
             DeadlineExceeded: the deadline passed before the job's turn.
-            InferenceFailed: the session failed on this job, run alone.
+            InferenceFailed, InsufficientMemory: the session failed on this job, run alone.
         """
         return await outcome_of(partial(self.start, tensors, rows, deadline))
 
@@ -189,9 +139,21 @@ class Batcher:
 
     def fault(self) -> str:
         """What is wrong with whoever runs the jobs that only a new process can mend; empty if nothing is."""
+        if self._attempts.lost:
+            return "A device was lost."
         if not self._runner.lives():
             return "A thread that runs batches has ended."
         return "A batch does not come back." if self._watch.overdue() else ""
+
+    @property
+    def failing(self) -> bool:
+        """Whether the sessions may be broken: one job after the other failed."""
+        return self._attempts.failures >= _BROKEN
+
+    def renew(self, sessions: Sessions | None = None) -> None:
+        """Run the next batches with these sessions, opened in the same way, or with the same ones: they are well."""
+        self._sessions = sessions or self._sessions
+        self._attempts.failures = 0
 
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
@@ -219,7 +181,7 @@ class Batcher:
 
     def _run(self, picked: Picked[Ticket], session: Runs, started: float, buffer: BatchBuffer) -> Tell:
         """Run what was picked, in any thread; returns what tells its callers."""
-        done = list(self._run_together(session, picked.batch, started, buffer)) if picked.batch else []
+        done = list(self._attempts.run(session, picked.batch, started, buffer)) if picked.batch else []
         rows = sum(ticket.rows for ticket in picked.batch)
         with self.changed:
             self._idle += 1
@@ -228,7 +190,12 @@ class Batcher:
                 self.lane.finished(rows, now - started, now)
         return partial(self._tell, picked, started, done)
 
-    def _tell(self, picked: Picked[Ticket], started: float, done: Sequence[_Ran]) -> None:
+    def _shrink(self, rows: int) -> None:
+        """There was no memory for so many rows."""
+        with self.changed:
+            self.lane.shrink(rows, self._clock())
+
+    def _tell(self, picked: Picked[Ticket], started: float, done: Sequence[Ran]) -> None:
         """Deliver, and count, on the loop's thread."""
         metrics = self._metrics
         metrics.queue_depth.set(self.lane.waiting)
@@ -244,41 +211,6 @@ class Batcher:
             for ticket, outcome in zip(ran.tickets, ran.outcomes, strict=True):
                 metrics.queue.observe(started - ticket.arrived)
                 ticket.end(outcome)
-
-    def _run_together(
-        self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer
-    ) -> Iterator[_Ran]:
-        """Run jobs together; where that fails, run each half, so that a poisoned job fails alone."""
-        counts = [ticket.rows for ticket in batch]
-        try:
-            tensors = buffer.fill([ticket.tensors for ticket in batch])
-            self._watch.begin(tensors)
-            try:
-                outputs = _run_rows(session, tensors, sum(counts), buffer)
-            finally:
-                seconds = self._watch.end()
-            parts = split(outputs, counts)
-        except Exception as error:  # whatever a backend raises must reach its caller, not end the runner
-            yield from self._after_failure(session, batch, started, buffer, error)
-            return
-        finished = [
-            Finished(part, started - ticket.arrived, seconds) for ticket, part in zip(batch, parts, strict=True)
-        ]
-        yield _Ran(batch, finished, seconds)
-
-    def _after_failure(
-        self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer, error: Exception
-    ) -> Iterator[_Ran]:
-        if len(batch) > 1:
-            logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self.name, len(batch), error)
-            half = len(batch) // 2
-            yield from self._run_together(session, batch[:half], started, buffer)
-            yield from self._run_together(session, batch[half:], started, buffer)
-            return
-        token = request_id.set(batch[0].request)
-        logger.error("%s failed on one job", self.name, exc_info=error)
-        request_id.reset(token)
-        yield _Ran(batch, [InferenceFailed()], None)
 
 
 async def outcome_of(start: Callable[[Deliver], Drop]) -> Finished:
@@ -299,12 +231,3 @@ async def outcome_of(start: Callable[[Deliver], Drop]) -> Finished:
     except asyncio.CancelledError:
         drop()
         raise
-
-
-def _run_rows(session: Runs, tensors: Tensors, rows: int, buffer: BatchBuffer) -> Tensors:
-    """Run a batch, and check that as many rows came back."""
-    outputs = session.run(tensors)
-    for name, array in outputs.items():
-        if array.ndim == 0 or array.shape[0] != rows:
-            raise RowsMismatch(f"{rows} rows went in, output {name!r} has shape {array.shape}")
-    return {name: array.copy() if buffer.holds(array) else array for name, array in outputs.items()}

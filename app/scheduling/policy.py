@@ -17,6 +17,8 @@ from app.tensors import Tensors, row_shape
 CAUTION = 1.25
 """An expected wait may last so many times as long: what no estimate knows (a busy event loop, the decoding of others,
 batches slower than the last ones) grows with the load that makes the wait."""
+_SHRUNK_SECONDS = 60.0
+"""For so long batches are smaller than one for which there was no memory: others may need it for longer."""
 
 
 @dataclass(eq=False, kw_only=True)
@@ -69,6 +71,8 @@ class Lane(Generic[JobT]):
         self._order = itertools.count()
         self._busy_since: float | None = None
         """When the last batch ended, if rows have waited ever since."""
+        self._shrunk = limits.max_batch_size
+        self._shrunk_until = -math.inf
 
     def __repr__(self) -> str:
         return f"<Lane: {self.waiting} waiting, {self.running} running>"
@@ -114,11 +118,12 @@ class Lane(Generic[JobT]):
     def take(self, now: float, idle: int = 1) -> Picked[JobT]:
         """Take the next batch for one of `idle` free sessions, leaving the others their share.
 
-        The batch has the shape of the job with the earliest deadline, and at most `max_batch_size` rows unless its
-        first job alone has more.
+        The batch has the shape of the job with the earliest deadline, and at most `max_batch_size` rows (fewer for a
+        while after `shrink`) unless its first job alone has more.
         """
         picked: Picked[JobT] = Picked([], [])
-        room = min(self.limits.max_batch_size, max(1, math.ceil(self.waiting / max(1, idle))))
+        most = self._shrunk if now < self._shrunk_until else self.limits.max_batch_size
+        room = min(most, max(1, math.ceil(self.waiting / max(1, idle))))
         while not picked.batch and (heap := self._earliest()):
             while heap and room > 0 and (not picked.batch or heap[0][2].rows <= room):
                 job = heapq.heappop(heap)[2]
@@ -133,6 +138,12 @@ class Lane(Generic[JobT]):
                 room -= job.rows
         self.running += sum(job.rows for job in picked.batch)
         return picked
+
+    def shrink(self, rows: int, now: float) -> None:
+        """Take less than so many rows at once for a while: there was no memory for them."""
+        most = max(1, rows // 2)
+        self._shrunk = min(self._shrunk, most) if now < self._shrunk_until else most
+        self._shrunk_until = now + _SHRUNK_SECONDS
 
     def finished(self, rows: int, seconds: float, now: float) -> None:
         """Learn from a batch that ended, whether well or not."""

@@ -170,3 +170,19 @@ def test_a_lane_says_its_state() -> None:
     lane = lane_with(job(rows=3), job(rows=5), max_batch_size=3)
     lane.take(0)
     assert repr(lane) == "<Lane: 5 waiting, 3 running>"
+
+
+def test_after_a_batch_without_memory_the_next_are_half_as_large_for_a_minute() -> None:
+    lane = lane_with(*(job(deadline=1e6) for _ in range(40)), max_batch_size=16)
+    lane.shrink(16, now=100)
+    assert len(lane.take(now=100).batch) == 8
+    lane.shrink(8, now=110)
+    lane.shrink(16, now=120)  # of a batch that had begun before
+    assert len(lane.take(now=179).batch) == 4
+    assert len(lane.take(now=180).batch) == 16
+
+
+def test_a_batch_is_never_smaller_than_one_row() -> None:
+    lane = lane_with(job(), job())
+    lane.shrink(1, now=0)
+    assert len(lane.take(now=0).batch) == 1
