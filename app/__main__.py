@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 # numpy's OpenBLAS starts a thread for each core when it is imported. Serving multiplies no matrices there, and
@@ -170,8 +171,16 @@ def main() -> None:
 def _announce(urls: Sequence[str]) -> None:
     """Say where the service listens: with port 0 nobody knows before."""
     for url in urls:
-        console.print(f"imago {__version__} listens on {url}, documentation on {url}/docs")
-    sys.stdout.flush()
+        _say(f"imago {__version__} listens on {url}, documentation on {url}/docs")
+
+
+def _say(what: str | Table) -> None:
+    """Tell whoever watches the service start. Where that cannot be written, to a full disk, the service goes on."""
+    try:
+        console.print(what)
+        sys.stdout.flush()
+    except OSError:
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 - what is in the buffer of this one fails at the end
 
 
 async def _load_once(settings: Settings) -> Registry:
@@ -186,7 +195,7 @@ def _print_models(registry: Registry) -> None:
     table = _table("model", "version", "task", "input", "device", "runs", "milliseconds by batch size")
     for entry in registry.entries():
         table.add_row(entry.name, str(entry.version or ""), *_row(entry))
-    console.print(table)
+    _say(table)
 
 
 def _row(entry: Entry) -> tuple[str, str, str, str, str]:

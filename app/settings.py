@@ -17,6 +17,9 @@ CLIENT_VARIABLES = ("IMAGO_URL", "IMAGO_API_KEY")
 FORMATS = ("jpeg", "png", "webp", "bmp", "gif", "tiff", "avif")
 
 
+_CACHE = Path("~/.cache/imago")
+
+
 class Settings(BaseSettings):
     """The settings of one process. Each is a flag (`--max-pixels`) and a variable (`IMAGO_MAX_PIXELS`)."""
 
@@ -35,7 +38,11 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of one session; 0 for what measures best.")
     concurrency: int = Field(0, ge=0, le=64, description="Batches of one model in flight; 0 for what measures best.")
-    cache: Path | None = Field(Path("~/.cache/imago"), description="Folder for what was measured; empty for none.")
+    cache: Path | None = Field(
+        _CACHE,
+        validate_default=True,
+        description="Folder for what was measured, below $XDG_CACHE_HOME; empty for none.",
+    )
     default_models: Annotated[Mapping[str, str], NoDecode] = Field(
         {}, description="Model that answers where a request names none: classify=NAME,segment=NAME."
     )
@@ -81,6 +88,13 @@ class Settings(BaseSettings):
     @classmethod
     def _no_file(cls, value: object) -> object:
         return None if value == "" else value
+
+    @field_validator("cache")
+    @classmethod
+    def _below_the_user_s_cache(cls, value: Path | None) -> Path | None:
+        """XDG Base Directory Specification 0.8: a relative path is to be ignored."""
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+        return base / "imago" if value == _CACHE and base.is_absolute() else value
 
     @field_validator("formats", mode="before")
     @classmethod

@@ -8,9 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from onnx import ModelProto, TensorProto, helper, numpy_helper
 
-from app.manifest import CARD, GRAPH, LABELS, ImageInput, Manifest, digest_files, write_manifest
+from app.manifest import (
+    CARD,
+    GRAPH,
+    LABELS,
+    ImageInput,
+    Manifest,
+    digest_files,
+    read_manifest,
+    write_manifest,
+)
 
 COLOURS = ("red", "green", "blue")
 CLASSES = 4
@@ -67,6 +77,40 @@ def make_classifier(
     return _write(
         root, graph, labels, name=name, version=version, task="classify", **{"image": _input(size), **manifest}
     )
+
+
+def make_fragile(root: Path, name: str = "fragile", size: int = 8) -> Path:
+    """A classifier that fails on a picture that is all red, and knows no number for one that is all green."""
+    folder = make_classifier(root, name=name, size=size)
+    model = onnx.load(folder / GRAPH)
+    (lse,) = (node for node in model.graph.node if list(node.output) == ["energy"])
+    lse.output[0] = "sound_energy"
+    (softmax,) = (node for node in model.graph.node if list(node.output) == ["probabilities"])
+    softmax.output[0] = "sound_probabilities"
+    model.graph.node.extend(
+        [
+            helper.make_node("Split", ["means"], ["red", "green", "blue"], axis=1),
+            helper.make_node("Greater", ["red", "nearly"], ["all_red"]),
+            helper.make_node("Cast", ["all_red"], ["place"], to=TensorProto.INT64),
+            helper.make_node("Gather", ["nothing", "place"], ["zero"]),  # of one number: there is no second
+            helper.make_node("ReduceSum", ["zero", "side"], ["flat"], keepdims=0),
+            helper.make_node("Add", ["sound_energy", "flat"], ["energy"]),
+            helper.make_node("Sub", ["nearly", "green"], ["room"]),
+            helper.make_node("Sqrt", ["room"], ["root"]),
+            helper.make_node("Mul", ["root", "nothing"], ["none"]),
+            helper.make_node("Add", ["sound_probabilities", "none"], ["probabilities"]),
+        ]
+    )
+    constants = {"nearly": np.float32([0.999]), "nothing": np.float32([0]), "side": np.int64([1])}
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    return _rewrite(folder, model.SerializeToString())
+
+
+def _rewrite(folder: Path, graph: bytes) -> Path:
+    """Put another graph into a version, and its digest into the manifest."""
+    (folder / GRAPH).write_bytes(graph)
+    write_manifest(folder, read_manifest(folder).model_copy(update={"files": digest_files(folder)}))
+    return folder
 
 
 def make_segmenter(

@@ -1,11 +1,13 @@
 """Settings come from flags and `IMAGO_*`, and what is unknown is refused by name."""
 
+from pathlib import Path
+
 import pytest
 
 from app.errors import InvalidSettings
 from app.main import worker_count
 from app.runtime.cores import usable_cores
-from app.settings import FORMATS, load_settings
+from app.settings import FORMATS, Settings, load_settings
 
 
 @pytest.fixture(autouse=True)
@@ -78,3 +80,17 @@ def test_all_formats_can_be_switched_on() -> None:
 def test_settings_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load_settings({}).port = 1
+
+
+@pytest.mark.parametrize(
+    ("base", "chosen", "cache"),
+    [("/var/cache/me", None, "/var/cache/me/imago"), ("", None, "~/.cache/imago"), ("here", None, "~/.cache/imago"),
+     ("/var/cache/me", "/tmp/plans", "/tmp/plans"), ("/var/cache/me", "", None)],
+)  # fmt: skip
+def test_what_was_measured_lies_where_the_user_s_caches_do(
+    monkeypatch: pytest.MonkeyPatch, base: str, chosen: str | None, cache: str | None
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", base)
+    monkeypatch.delenv("IMAGO_CACHE", raising=False)
+    settings = Settings(**({} if chosen is None else {"cache": chosen}))  # type: ignore[arg-type]
+    assert settings.cache == (None if cache is None else Path(cache))

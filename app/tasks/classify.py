@@ -37,7 +37,7 @@ class LabelScore(BaseModel):
 
     label: str
     index: int
-    probability: float
+    probability: float | None = Field(description="Null where what the model gave is no number (JSON has no NaN).")
 
 
 class HeatMap(EncodedImage):
@@ -152,7 +152,8 @@ def _best(probabilities: Tensor, count: int) -> list[tuple[int, float]]:
 
 
 def _heat(cam: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
-    return np.asarray(np.clip(cam[0].astype(np.float32), 0, 1) * 255 + 0.5).astype(np.uint8)
+    heat = np.nan_to_num(cam[0].astype(np.float32))
+    return np.asarray(np.clip(heat, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _box(picture: Picture, want: ImageInput) -> tuple[int, int, int, int]:
