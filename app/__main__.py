@@ -22,6 +22,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from app import __version__
+from app.commands.batch import add_batch
 from app.commands.keys import keys
 from app.commands.verbs import add_verbs
 from app.errors import InvalidModel, OperatorError
@@ -32,6 +33,7 @@ from app.main import (
     create_registry,
     create_resources,
     create_worker,
+    patient_resources,
     read_keys,
     run_engine,
     worker_count,
@@ -150,6 +152,7 @@ cli.command("check")(flagged(check))
 cli.command("list")(flagged(list_models))
 add_verbs(cli, console)
 cli.add_typer(keys, name="keys")
+add_batch(cli, patient_resources)
 
 
 @cli.callback(invoke_without_command=True)

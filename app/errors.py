@@ -295,6 +295,21 @@ class InvalidModel(OperatorError):
     code = "invalid-model"
 
 
+class InvalidBatch(OperatorError):
+    """`imago batch` cannot do what it was asked: no pictures, results that are there already, a library missing."""
+
+    code = "invalid-batch"
+
+
+class ProcessDied(OperatorError):
+    """A process of `imago batch` ended before its pictures were answered."""
+
+    code = "process-died"
+
+    def __init__(self) -> None:
+        super().__init__("A process that answered pictures was killed, perhaps for memory: start again to go on.")
+
+
 class BackendMissing(OperatorError):
     """The inference library for this device is not installed."""
 

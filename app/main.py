@@ -2,12 +2,14 @@
 
 import asyncio
 import logging
+import math
 import os
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -82,6 +84,16 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
         max_queue_seconds=settings.max_queue_seconds,
         plans=PlanCache(_folder(settings.cache)),
     )
+
+
+def patient_resources(settings: Settings) -> Resources:
+    """The same for a process that answers no requests: the queue may last, and small models run in threads, as larger
+    ones do.
+
+    Raises:
+        BackendMissing, InvalidSettings: as `create_resources`.
+    """
+    return replace(create_resources(settings, Metrics()), inline=False, max_queue_seconds=math.inf)
 
 
 def _folder(cache: Path | None) -> Path | None:

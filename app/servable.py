@@ -75,6 +75,8 @@ class Resources:
     threads: int | None = None
     concurrency: int | None = None
     max_queue_seconds: float = 5.0
+    inline: bool = True
+    """Whether small models may run on the event loop's thread. Where nobody waits for that, threads use more cores."""
     plans: PlanCache = field(default_factory=lambda: PlanCache(None))
     clock: Clock = time.monotonic
 
@@ -324,7 +326,7 @@ async def open_servable(
     )
     loop = asyncio.get_running_loop()
     task, ready = await loop.run_in_executor(None, _open, folder, manifest, serving, choices, resources, plan)
-    quick = resources.device == "cpu" and ready.plan.batch_seconds[1] <= INLINE_ROW_SECONDS
+    quick = resources.inline and resources.device == "cpu" and ready.plan.batch_seconds[1] <= INLINE_ROW_SECONDS
     inline = quick and not choices.concurrency
     running = Running(resources.device, ready.crowd.inputs, ready.crowd.outputs, ready.plan, inline)
     brief = not choices.concurrency and ready.plan.lone_seconds <= INLINE_BATCH_SECONDS

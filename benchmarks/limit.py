@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from itertools import product
+from itertools import cycle, islice, product
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -69,12 +69,17 @@ def measure(work: Work, workload: Workload, tried: Sequence[Way], seconds: float
     Raises:
         RuntimeError: a process failed.
     """
+    return in_all_processes(_rates, work, workload, tuple(tried), seconds)
+
+
+def in_all_processes(rates: Callable[..., list[float]], *arguments: Any) -> list[float]:
+    """The sums of the rates that a function finds in a process for each core; see `rate`."""
     context = multiprocessing.get_context("spawn")
     together = context.Barrier(CORES)
     with ProcessPoolExecutor(CORES, mp_context=context, initializer=_join, initargs=(together,)) as pool:
-        tasks = [pool.submit(_rates, work, workload, tuple(tried), seconds) for _ in range(CORES)]
-        rates = [task.result() for task in tasks]
-    return [sum(each) for each in zip(*rates, strict=True)]
+        tasks = [pool.submit(rates, *arguments) for _ in range(CORES)]
+        found = [task.result() for task in tasks]
+    return [sum(each) for each in zip(*found, strict=True)]
 
 
 def quickest(work: Work, workload: Workload, seconds: float) -> Way:
@@ -103,10 +108,11 @@ def _join(together: Barrier) -> None:
 
 def _rates(work: Work, workload: Workload, tried: Sequence[Way], seconds: float) -> list[float]:
     """In each process: the rates of all ways, each begun together with the others."""
-    return [_rate(_answerer(work, workload, way), way.batch, seconds) for way in tried]
+    return [rate(_answerer(work, workload, way), way.batch, seconds) for way in tried]
 
 
-def _rate(answer: Answerer, batch: int, seconds: float) -> float:
+def rate(answer: Answerer, batch: int, seconds: float) -> float:
+    """Answers a second of this process, begun together with the others."""
     for _ in range(_WARM_UP):
         answer(batch)
     _barriers[0].wait(_START_SECONDS)
@@ -120,7 +126,8 @@ def _rate(answer: Answerer, batch: int, seconds: float) -> float:
 def _answerer(work: Work, workload: Workload, way: Way) -> Answerer:
     picture = work.picture(workload)
     if way.code == "imago":
-        return _imago(work.version(workload), picture, workload.options or {}, workload.accept == "image/png")
+        options, drawn = workload.options or {}, workload.accept == "image/png"
+        return imago_answerer(work.version(workload), [picture], options, drawn)
     assert workload.network is not None
     assert picture is not None
     return _peers(work.network(workload.network), workload.network, picture, way.draft)
@@ -135,15 +142,19 @@ def _peers(file: Path, network: str, picture: bytes, draft: bool) -> Answerer:
     return answer
 
 
-def _imago(folder: Path, picture: bytes | None, given: Mapping[str, Any], as_picture: bool) -> Answerer:
-    """The lines that serve a request, between its body and its answer."""
+def imago_answerer(
+    folder: Path, pictures: Sequence[bytes | None], given: Mapping[str, Any], as_picture: bool = False
+) -> Answerer:
+    """The lines that serve a request, between its body and its answer, for one picture after the other."""
+    following = cycle(pictures)
     manifest = read_manifest(folder)
     session = OrtSession(read_verified(folder, manifest, GRAPH), threads=1)
     task = build_task(manifest, read_labels(folder, manifest), Graph(session.inputs, session.outputs))
     options, decoder = task.settle(task.Options.model_validate(given)), Decoder()
 
     def answer(batch: int) -> list[bytes]:
-        prepared = [task.prepare(None if picture is None else decoder.open(picture), options) for _ in range(batch)]
+        sources = islice(following, batch)
+        prepared = [task.prepare(None if source is None else decoder.open(source), options) for source in sources]
         outputs = session.run(stack([one.tensors for one in prepared]))
         rows = zip(split(outputs, [1] * batch), prepared, strict=True)
         if as_picture:

@@ -27,7 +27,8 @@ MAY_IMPORT = {
     "flags": {"settings"},
     "drain": set(),
     "client": set(),
-    "commands": {"errors", "manifest", "security", "settings", "flags", "tasks", "client"},
+    "batch": FLOOR | {"settings", "telemetry", "tasks", "runtime", "servable", "repository", "processes", "client"},
+    "commands": {"errors", "manifest", "security", "settings", "flags", "tasks", "client", "batch"},
 }
 JOINS = {"main", "__main__", "__init__"}
 TRAINING_MAY_IMPORT = FLOOR | {"tasks", "runtime", "imaging"}
@@ -41,6 +42,7 @@ HOME = {
     "typer": {"__main__", "flags", "commands"},
     "rich": {"__main__", "commands"},
     "httpx": {"client"},
+    "pyarrow": {"batch"},
     "torch": set(),
     "training": set(),
 }

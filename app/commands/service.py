@@ -14,15 +14,31 @@ _URL, _API_KEY = CLIENT_VARIABLES
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 
 
-def service_flags(default_url: str | None = "http://127.0.0.1:8000") -> list[inspect.Parameter]:
+def service_flags() -> list[inspect.Parameter]:
     """`--url`, `--api-key`, `--timeout`."""
     url = typer.Option(help="The service to ask.", envvar=_URL, metavar="URL")
-    key = typer.Option(help="Who asks; a variable keeps it out of lists of processes.", envvar=_API_KEY, metavar="KEY")
-    timeout = typer.Option(help="Seconds that one call may take.", min=0.001, metavar="NUMBER")
     return [
-        inspect.Parameter("url", _KEYWORD, default=default_url, annotation=Annotated[str | None, url]),
+        inspect.Parameter("url", _KEYWORD, default="http://127.0.0.1:8000", annotation=Annotated[str, url]),
+        *caller_flags(timeout=30.0),
+    ]
+
+
+def optional_service_flags() -> list[inspect.Parameter]:
+    """The same for a command that may do without a service; no variable decides that."""
+    url = typer.Option(help="The service to ask; without it models are opened here.", metavar="URL")
+    return [
+        inspect.Parameter("url", _KEYWORD, default=None, annotation=Annotated[str | None, url]),
+        *caller_flags(timeout=300.0),
+    ]
+
+
+def caller_flags(timeout: float) -> list[inspect.Parameter]:
+    """`--api-key`, `--timeout`."""
+    key = typer.Option(help="Who asks; a variable keeps it out of lists of processes.", envvar=_API_KEY, metavar="KEY")
+    seconds = typer.Option(help="Seconds that one call may take.", min=0.001, metavar="NUMBER")
+    return [
         inspect.Parameter("api_key", _KEYWORD, default=None, annotation=Annotated[str | None, key]),
-        inspect.Parameter("timeout", _KEYWORD, default=30.0, annotation=Annotated[float, timeout]),
+        inspect.Parameter("timeout", _KEYWORD, default=timeout, annotation=Annotated[float, seconds]),
     ]
 
 

@@ -12,8 +12,8 @@ import typer
 from pydantic import ValidationError
 from rich.console import Console
 
+from app.batch.records import failure_of, record_of
 from app.client import AsyncClient, Choices, JsonObject, ServiceProblem
-from app.commands.records import problem_record, record_of
 from app.commands.service import client_of, service_flags, target_flags
 from app.commands.shown import save_images, table_of
 from app.flags import flag, given, signed
@@ -69,7 +69,7 @@ class _Asking:
                     drawing.write_bytes, await self.client.draw(self.task, *pictures, **self.chosen)
                 )
         except (ServiceProblem, OSError) as error:
-            return [problem_record(name, error)]
+            return [failure_of(name, error)]
         results = [result for result in answer.results if not isinstance(result, ServiceProblem)]
         if self.save is not None and file is None:
             for result in results:

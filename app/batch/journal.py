@@ -1,0 +1,111 @@
+"""What was answered so far, on disk: one line a picture, appended as it is answered, so that a run that was killed goes
+on where it stood. The first line says what the run is; a line that was cut short is dropped."""
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import orjson
+
+from app.batch.records import Record, is_final
+from app.client import JsonObject
+from app.errors import InvalidBatch
+
+
+class Journal:
+    """The journal of one run, locked while it is open."""
+
+    def __init__(self, path: Path, run: JsonObject) -> None:
+        """Open the journal of a run, or begin it.
+
+        Raises:
+            InvalidBatch: it is of a run that asked something else, or another process writes it now.
+            OSError: it cannot be written.
+        """
+        self.path = path
+        self.errors: dict[str, str] = {}
+        """Codes of the pictures that failed."""
+        self._places: dict[str, int] = {}
+        self._file = path.open("a+b", buffering=0)
+        try:
+            self._lock()
+            self._begin(run)
+        except BaseException:
+            self._file.close()
+            raise
+
+    def waits(self, name: str) -> bool:
+        """Whether a picture is still to be answered, or worth another try."""
+        return name not in self._places or not is_final(self.errors.get(name, ""))
+
+    def append(self, records: Iterable[Record]) -> None:
+        """Keep what became of some pictures: on its way to the disk when this returns, whatever becomes of this
+        process."""
+        text = []
+        for record in records:
+            self._note(record.name, record.error, len(record.line) + 1)
+            text += [record.line, b"\n"]
+        _write(self._file.fileno(), b"".join(text))
+
+    def lines(self, names: Iterable[str]) -> Iterator[bytes]:
+        """The lines of these pictures, in this order, the last of each; of one that has none, none."""
+        with self.path.open("rb") as reading:
+            for name in names:
+                if (place := self._places.get(name)) is not None:
+                    reading.seek(place)
+                    yield reading.readline()
+
+    def close(self) -> None:
+        """Give the lock back."""
+        self._file.close()
+
+    def remove(self) -> None:
+        """Nothing is left to be done."""
+        self.path.unlink()
+        self.close()
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InvalidBatch(f"Another process writes {self.path}: wait for its end, or stop it.") from None
+
+    def _begin(self, run: JsonObject) -> None:
+        head = orjson.dumps(run, option=orjson.OPT_SORT_KEYS) + b"\n"
+        self._file.seek(0)
+        with self.path.open("rb") as reading:
+            first = reading.readline()
+            if first and not head.startswith(first.removesuffix(b"\n")):
+                other = first[:300].decode(errors="replace").strip()
+                raise InvalidBatch(
+                    f"{self.path} is of a run that asked something else ({other}): finish that one, or remove the file"
+                    " to begin anew."
+                )
+            self._end = len(first) if first == head else 0
+            if self._end:
+                self._read(reading)
+        self._file.truncate(self._end)
+        if not self._end:
+            _write(self._file.fileno(), head)
+            self._end = len(head)
+
+    def _read(self, lines: Iterable[bytes]) -> None:
+        for line in lines:
+            if not line.endswith(b"\n"):
+                return
+            entry = orjson.loads(line)
+            self._note(entry["file"], entry["error"]["code"] if "error" in entry else "", len(line))
+
+    def _note(self, name: str, error: str, length: int) -> None:
+        self._places[name] = self._end
+        self._end += length
+        if error:
+            self.errors[name] = error
+        else:
+            self.errors.pop(name, None)
+
+
+def _write(descriptor: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(descriptor, data) :]
