@@ -21,7 +21,7 @@ logger = logging.getLogger("imago.batch")
 
 PICTURE_SECONDS = 0.00025
 """What Python alone does for a small picture, and only one thread of a process can do at a time: a model that takes
-nothing for a row is answered about 4,000 times a second by one process (`benchmarks/batch.py --floor`)."""
+nothing for a row is answered about 4,000 times a second by one process (`benchmarks/batch.py` with such a model)."""
 
 
 @dataclass(frozen=True)

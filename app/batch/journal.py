@@ -3,6 +3,7 @@ on where it stood. The first line says what the run is; a line that was cut shor
 
 import fcntl
 import os
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import orjson
 from app.batch.records import Record, is_final
 from app.client import JsonObject
 from app.errors import InvalidBatch
+
+_DELAY = 0.25
+"""Seconds between two writes: each gives up the interpreter's lock, and waits a tenth of a millisecond for threads that
+infer to give it back."""
 
 
 class Journal:
@@ -27,6 +32,8 @@ class Journal:
         self.errors: dict[str, str] = {}
         """Codes of the pictures that failed."""
         self._places: dict[str, int] = {}
+        self._unwritten: list[bytes] = []
+        self._due = 0.0
         self._file = path.open("a+b", buffering=0)
         try:
             self._lock()
@@ -40,16 +47,24 @@ class Journal:
         return name not in self._places or not is_final(self.errors.get(name, ""))
 
     def append(self, records: Iterable[Record]) -> None:
-        """Keep what became of some pictures: on its way to the disk when this returns, whatever becomes of this
-        process."""
-        text = []
+        """Keep what became of some pictures; on its way to the disk a quarter of a second later at most, if others
+        follow. What a process that is killed had not written yet is answered again."""
         for record in records:
             self._note(record.name, record.error, len(record.line) + 1)
-            text += [record.line, b"\n"]
-        _write(self._file.fileno(), b"".join(text))
+            self._unwritten += [record.line, b"\n"]
+        if time.monotonic() > self._due:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what was kept."""
+        text, self._unwritten = b"".join(self._unwritten), []
+        self._due = time.monotonic() + _DELAY
+        while text:
+            text = text[os.write(self._file.fileno(), text) :]
 
     def lines(self, names: Iterable[str]) -> Iterator[bytes]:
         """The lines of these pictures, in this order, the last of each; of one that has none, none."""
+        self.flush()
         with self.path.open("rb") as reading:
             for name in names:
                 if (place := self._places.get(name)) is not None:
@@ -57,13 +72,15 @@ class Journal:
                     yield reading.readline()
 
     def close(self) -> None:
-        """Give the lock back."""
-        self._file.close()
+        """Write what was kept, and give the lock back."""
+        if not self._file.closed:
+            self.flush()
+            self._file.close()
 
     def remove(self) -> None:
         """Nothing is left to be done."""
-        self.path.unlink()
         self.close()
+        self.path.unlink()
 
     def _lock(self) -> None:
         try:
@@ -87,8 +104,9 @@ class Journal:
                 self._read(reading)
         self._file.truncate(self._end)
         if not self._end:
-            _write(self._file.fileno(), head)
+            self._unwritten.append(head)
             self._end = len(head)
+            self.flush()
 
     def _read(self, lines: Iterable[bytes]) -> None:
         for line in lines:
@@ -104,8 +122,3 @@ class Journal:
             self.errors[name] = error
         else:
             self.errors.pop(name, None)
-
-
-def _write(descriptor: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(descriptor, data) :]

@@ -38,10 +38,8 @@ class Served:
         try:
             answer = await self._client.ask(self._task, *pictures.values(), **self._chosen)
         except ServiceProblem as problem:
-            if len(pictures) == 1:
-                return [failed(next(iter(pictures)), problem)]
-            if problem.status not in _TOO_MUCH:
-                raise
+            if len(pictures) == 1 or problem.status not in _TOO_MUCH:
+                return [failed(name, problem) for name in pictures]
             self.chunk = 1
             return [record for name, data in pictures.items() for record in await self._ask({name: data})]
         return [_record(name, answer, result) for name, result in zip(pictures, answer.results, strict=True)]

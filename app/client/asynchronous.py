@@ -79,7 +79,7 @@ class AsyncClient:
         kind, shape = (task, JsonObject) if isinstance(task, str) else (task.kind, task.Answer)
         call = call_of(kind, pictures, chosen, "application/json")
         response = await self.send(partial(call.request, self._http), chosen.get("timeout"))
-        return answer_of(response, shape)
+        return answer_of(response, shape, len(pictures))
 
     async def draw(self, task: Question[Any] | str, *pictures: Picture, **chosen: Unpack[Choices]) -> bytes:
         """The answer as one PNG, for one picture or a task that takes none; arguments and errors as of `ask`."""

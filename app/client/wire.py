@@ -99,8 +99,8 @@ class _Envelope(BaseModel):
     results: list[JsonObject]
 
 
-def answer_of(response: httpx.Response, shape: type[Any]) -> Answer[Any]:
-    """The answer of a task with each result in its shape.
+def answer_of(response: httpx.Response, shape: type[Any], pictures: int) -> Answer[Any]:
+    """The answer of a task with each result in its shape, one for each picture.
 
     Raises:
         ServiceProblem: `unexpected-answer`, the body is not what a task answers.
@@ -108,6 +108,9 @@ def answer_of(response: httpx.Response, shape: type[Any]) -> Answer[Any]:
     request_id = response.headers.get("x-request-id", "")
     try:
         found = _Envelope.model_validate_json(response.content)
+        if pictures and len(found.results) != pictures:
+            said = f"The answer has {len(found.results)} results for {pictures} pictures."
+            raise ServiceProblem("unexpected-answer", said, response.status_code, request_id)
         reader = TypeAdapter(shape)
         results = tuple(_result(item, reader, request_id) for item in found.results)
     except ValidationError as error:

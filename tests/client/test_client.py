@@ -180,7 +180,13 @@ def test_a_page_of_a_proxy_is_no_problem_of_imago() -> None:
         assert "Bad gateway" in found.detail
 
 
-@pytest.mark.parametrize("document", [{"hello": 1}, {"model": "m", "version": 1, "results": [{"labels": "cat"}]}])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"hello": 1},
+        *({"model": "m", "version": 1, "results": found} for found in ([{"labels": "cat"}], [], [LABELS] * 2)),
+    ],
+)
 def test_a_success_that_is_no_answer_is_told_so(document: object) -> None:
     with scripted(said(200, document)) as server, Client(server.url) as client:
         assert refused(client, Classify).code == "unexpected-answer"
