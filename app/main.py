@@ -86,14 +86,14 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
     )
 
 
-def patient_resources(settings: Settings) -> Resources:
-    """The same for a process that answers no requests: the queue may last, and small models run in threads, as larger
-    ones do.
+def patient_resources(settings: Settings, inline: bool) -> Resources:
+    """The same for a process that answers no requests: its queue may last, and small models run in threads, as larger
+    ones do, unless `inline`.
 
     Raises:
         BackendMissing, InvalidSettings: as `create_resources`.
     """
-    return replace(create_resources(settings, Metrics()), inline=False, max_queue_seconds=math.inf)
+    return replace(create_resources(settings, Metrics()), inline=inline, max_queue_seconds=math.inf)
 
 
 def _folder(cache: Path | None) -> Path | None:

@@ -20,8 +20,9 @@ from app.servable import Resources, open_servable
 from app.settings import Settings
 from app.tasks.base import TaskOptions
 
-MakeResources = Callable[[Settings], Resources]
-"""What a process's servable is opened with; a function of a module, so that it travels to another process."""
+MakeResources = Callable[[Settings, bool], Resources]
+"""What a process's servable is opened with, and whether a small model runs between the pictures: a function of a
+module, so that it travels to another process."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,8 @@ class Orders:
     chosen: Chosen
     options: TaskOptions
     source: Source
+    inline: bool = False
+    """Whether a small model runs on the event loop's thread."""
 
     async def answerer(self, plan: Plan | None = None) -> Embedded:
         """An answerer of this process; with a `plan` nothing is measured.
@@ -40,7 +43,7 @@ class Orders:
         Raises:
             InvalidModel, BackendMissing: as `open_servable`.
         """
-        resources = self.make_resources(self.settings)
+        resources = self.make_resources(self.settings, self.inline)
         manifest, serving = self.chosen.manifest, self.chosen.folder.serving
         folder = self.chosen.folder.version_path(manifest.version)
         servable = await open_servable(folder, manifest, serving, resources, plan)

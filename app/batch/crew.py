@@ -24,8 +24,9 @@ async def crew(orders: Orders, processes: int = 0) -> AsyncIterator[Sequence[Ans
         count = processes or processes_that_pay(first.plan, cores)
         if count > 1:
             await first.close()
-            plan = shared_out(first.plan, count, cores)
-            first = await orders.answerer(plan)
+            # With a process for each core nothing is won by threads, which would take the interpreter's lock in turn.
+            orders = replace(orders, inline=count >= cores)
+            first = await orders.answerer(shared_out(first.plan, count, cores))
         stack.push_async_callback(first.close)
         others = [await _started(stack, orders, first) for _ in range(count - 1)]
         yield [first, *others]

@@ -19,9 +19,10 @@ from app.tasks.base import TaskOptions
 
 logger = logging.getLogger("imago.batch")
 
-PICTURE_SECONDS = 0.00025
-"""What Python alone does for a small picture, and only one thread of a process can do at a time: a model that takes
-nothing for a row is answered about 4,000 times a second by one process (`benchmarks/batch.py` with such a model)."""
+PICTURE_SECONDS = 0.0003
+"""What Python does for a small picture, and only one thread of a process can do at a time. With a model that takes next
+to nothing for a row one process answered 2,000 pictures a second, two 4,000 (`benchmarks.batch`, the model `tiny` of
+`benchmarks.work`)."""
 
 
 @dataclass(frozen=True)
