@@ -9,15 +9,15 @@ RUN python3 -m venv /pip && python3 -m venv --without-pip /venv
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /src
 # The libraries first and alone: a change of the code leaves this layer, nearly all of the image, as it is.
-COPY pyproject.toml ./
-RUN python3 -c "import tomllib; \
-project = tomllib.load(open('pyproject.toml', 'rb'))['project']; \
-print(*project['dependencies'], *project['optional-dependencies']['${RUNTIME}'], sep='\n')" >requirements.txt \
- && /pip/bin/pip --python /venv/bin/python install -r requirements.txt
-COPY README.md LICENSE ./
+# Each file must have the digest that the lock says.
+COPY requirements requirements
+RUN /pip/bin/pip install --require-hashes -r requirements/build.txt \
+ && /pip/bin/pip --python /venv/bin/python install --require-hashes -r requirements/${RUNTIME}.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY app app
 # Training is not shipped, so neither is its command.
-RUN /pip/bin/pip --python /venv/bin/python install --no-deps . \
+RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && /pip/bin/pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl \
  && rm /venv/bin/imago-train
 # A volume that is mounted there takes over its owner: `imago keys create` may write into it.
 RUN mkdir -m 700 /keys

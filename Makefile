@@ -5,7 +5,10 @@ BIN := $(VENV)/bin
 RUNTIME ?= $(shell nvidia-smi >/dev/null 2>&1 && echo gpu || echo cpu)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: serve test lint types bench bench-peers bench-accuracy clean
+COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-emit-find-links \
+	--custom-compile-command 'make lock'
+
+.PHONY: serve test lint types lock audit sbom bench bench-peers bench-accuracy clean
 
 serve: $(VENV)/.$(RUNTIME)
 	$(BIN)/imago serve
@@ -19,6 +22,26 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.dev
 	$(BIN)/mypy
+
+# The newest versions that pyproject.toml allows, for every Python and platform: what serves with the digest of each file,
+# everything else by its version.
+lock: $(VENV)/.supply
+	echo 'setuptools>=80' | $(COMPILE) --generate-hashes --output-file requirements/build.txt -
+	$(COMPILE) --generate-hashes --extra cpu --output-file requirements/cpu.txt pyproject.toml
+	$(COMPILE) --generate-hashes --extra gpu --output-file requirements/gpu.txt pyproject.toml
+	$(COMPILE) --no-annotate --extra train --extra test --extra bench --extra supply --extra dev \
+		--constraint requirements/build.txt --constraint requirements/cpu.txt \
+		--output-file requirements/constraints.txt pyproject.toml
+
+# Known vulnerabilities of what serves; .ci/audit ends with 3 where nobody can be asked.
+audit: $(VENV)/.supply
+	.ci/audit $(BIN)/pip-audit requirements/cpu.txt requirements/gpu.txt
+
+# A bill of materials (CycloneDX) of what serves.
+sbom: $(VENV)/.supply
+	@mkdir -p build
+	for runtime in cpu gpu; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+		--output-reproducible --output-file build/sbom-$$runtime.cdx.json requirements/$$runtime.txt || exit; done
 
 # imago beside the limit of the machine and a plain FastAPI server, in five minutes.
 bench: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.bench
@@ -37,10 +60,18 @@ bench-accuracy: $(VENV)/.$(RUNTIME) $(VENV)/.train
 clean:
 	rm -rf $(VENV) build *.egg-info
 
+# Wheels are built without an environment of their own, which would be filled with whatever is newest.
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) --require-hashes --requirement requirements/build.txt
+
+# What serves, byte for byte what the lock says.
+$(VENV)/.$(RUNTIME): requirements/$(RUNTIME).txt pyproject.toml | $(VENV)/bin/python
+	$(PIP) --require-hashes --requirement $<
+	$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
 
 # A stamp for each extra that is installed; pyproject.toml decides when it is out of date.
-$(VENV)/.%: pyproject.toml | $(VENV)/bin/python
-	$(PIP) --editable '.[$*]'
+$(VENV)/.%: pyproject.toml requirements/constraints.txt | $(VENV)/bin/python
+	$(PIP) --no-build-isolation --constraint requirements/constraints.txt --editable '.[$*]'
 	@touch $@
