@@ -168,6 +168,15 @@ class ScopeMissing(ServiceError):
         super().__init__(f"This API key lacks the scope {scope!r}.")
 
 
+class ForeignOrigin(ServiceError):
+    """A page of another site, opened in a browser, asks for what is an administrator's."""
+
+    code = "foreign-origin"
+
+    def __init__(self) -> None:
+        super().__init__("This is not answered to pages of other sites: use keys, or no browser.")
+
+
 class RouteNotFound(ServiceError):
     """No route has this path."""
 

@@ -21,7 +21,8 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app import __version__
-from app.api.access import AccessControl
+from app.api.access import AccessControl, describe_keys
+from app.api.admin import audit, guard
 from app.api.fast_path import FastPath
 from app.api.middleware import Direct, Edge, answer_refusal
 from app.api.protocol_infer import InferEndpoint
@@ -191,6 +192,14 @@ class _Application(FastAPI):
         super().__init__(**rest)
         self.edge = edge(super().__call__, self.router.routes)
 
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made when it is asked for first."""
+        if self.openapi_schema is None:
+            document = super().openapi()
+            if self.edge.access is not None:
+                describe_keys(document)
+        return super().openapi()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer through the edge."""
         await self.edge(scope, receive, send)
@@ -228,7 +237,7 @@ def _application(
         if keys is not None:
             quotas, guesses = Quotas(accounts, process, time.monotonic), Guesses(accounts, time.monotonic)
             access = AccessControl(keys, quotas, guesses, routes, metrics.access_refused)
-        return Edge(app, direct, settings.max_body_bytes, metrics, access)
+        return Edge(app, direct, settings.max_body_bytes, metrics, access, audit)
 
     routers = (
         task_routes(endpoints),
@@ -240,7 +249,7 @@ def _application(
         edge, title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         description=f"Images in, compact answers out: {', '.join(TASKS)} with ONNX models.",
         # All in one list: `include_router` would hide which of them a path leads to from whoever has to decide by that.
-        routes=[route for router in routers for route in router.routes],
+        routes=guard([route for router in routers for route in router.routes]),
         redirect_slashes=False,  # to wherever a Host header says
     )  # fmt: skip
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):

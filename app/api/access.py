@@ -6,7 +6,7 @@ The one place where routes are given scopes. Once there are keys, a route that i
 import logging
 import time
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
@@ -83,7 +83,7 @@ class AccessControl:
             raise
 
     def _enter(self, record: Record, scope: Scope) -> None:
-        needed, name = self._asked(scope)
+        needed, name = self._asked(record, scope)
         secret = secret_in(record.headers)
         self._know(record, secret)
         if needed == PUBLIC:
@@ -119,18 +119,22 @@ class AccessControl:
         record.caller = caller
         record.models = _NO_MODELS if caller is None else caller.models
 
-    def _asked(self, scope: Scope) -> tuple[str | None, str | None]:
+    def _asked(self, record: Record, scope: Scope) -> tuple[str | None, str | None]:
         """The scope of the route that the router will take, None where it will find none; and the model in the path."""
-        partial: str | None = None
+        taken: BaseRoute | None = None
+        parameters: Mapping[str, str] = {}
         for route in self._routes:
             match, found = route.matches(scope)
-            if match is Match.NONE:
-                continue
-            needed = SCOPE_OF.get(getattr(route, "path", ""), "undeclared")
             if match is Match.FULL:
-                return needed, found["path_params"].get("name") if needed == INFER else None
-            partial = partial or needed
-        return partial, None
+                taken, parameters = route, found["path_params"]
+                break
+            if match is Match.PARTIAL and taken is None:
+                taken = route
+        if taken is None:
+            return None, None
+        record.route = getattr(taken, "path", "")
+        needed = SCOPE_OF.get(record.route, "undeclared")
+        return needed, parameters.get("name") if needed == INFER else None
 
     def _stranger(self, secret: bytes | None, scope: Scope) -> ServiceError:
         if secret is None:
@@ -140,6 +144,20 @@ class AccessControl:
             return TooManyGuesses(seconds)
         logger.warning("a wrong key came from %s", address)
         return Unauthenticated("This API key is unknown, has expired or was revoked.")
+
+
+def describe_keys(document: dict[str, Any]) -> None:
+    """Say in an OpenAPI document how keys are sent, and which operations ask for none."""
+    schemes = {
+        "bearer": {"type": "http", "scheme": "bearer"},
+        "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+    }
+    document.setdefault("components", {})["securitySchemes"] = schemes
+    document["security"] = [{name: []} for name in schemes]
+    for path, operations in document["paths"].items():
+        if SCOPE_OF.get(path) == PUBLIC:
+            for operation in operations.values():
+                operation["security"] = []
 
 
 def check_sees(record: Record, registry: Registry, kind: str, name: str | None, version: int | None) -> None:

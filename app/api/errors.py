@@ -21,6 +21,7 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.MalformedMessage: 400,
     errors.Unauthenticated: 401,
     errors.ScopeMissing: 403,
+    errors.ForeignOrigin: 403,
     errors.RouteNotFound: 404,
     errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,

@@ -19,7 +19,7 @@ from app.api.errors import problem_response, refusal, status_of
 from app.errors import BodyTooLarge, CallerLeft, InternalError, ServiceError, UnsupportedEncoding
 from app.security.keys import Caller
 from app.servable import Prediction, Timings
-from app.telemetry.logs import request_id
+from app.telemetry.logs import ACCESS, ACCESS_BY_KEY, request_id
 from app.telemetry.metrics import Metrics
 
 logger = logging.getLogger("imago.api")
@@ -46,6 +46,8 @@ class Record:
     version: int | None = None
     status: int = 0
     timings: Timings | None = None
+    route: str = ""
+    """Path of the route that it leads to, as the router knows it; noted where it was looked for before routing."""
     caller: Caller | None = None
     """Whose key came with it."""
     models: frozenset[str] | None = None
@@ -141,6 +143,7 @@ class Edge:
         max_body_bytes: int,
         metrics: Metrics,
         access: Access | None = None,
+        audit: Callable[[Record, Scope], None] = lambda record, scope: None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._app = app
@@ -148,6 +151,7 @@ class Edge:
         self.max_body_bytes = max_body_bytes
         self._metrics = metrics
         self.access = access
+        self._audit = audit
         self.clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,12 +167,15 @@ class Edge:
             if message["type"] == "http.response.start":
                 record.status = message["status"]
                 message["headers"] = [*message["headers"], *headers_for(record, self.clock() - begun)]
+                if scope["method"] != "POST":
+                    _forbid_storing(message["headers"])
             await send(message)
 
         try:
             await self._answer(scope, receive, send_with_headers, record)
         finally:
             self.finish(record, self.clock() - begun, scope["method"], scope["path"])
+            self._audit(record, scope)
             request_id.reset(token)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send, record: Record) -> None:
@@ -231,7 +238,18 @@ class Edge:
         # Probes and scrapes come every few seconds and say nothing; whoever debugs them asks for their lines.
         level = logging.INFO if record.task or record.status >= 500 else logging.DEBUG
         if logger.isEnabledFor(level):
-            logger.log(level, "%s %s %d %.1f ms", method, path, record.status, seconds * 1000)
+            told = method, path, record.status, seconds * 1000
+            if record.caller is None:
+                logger.log(level, ACCESS, *told)
+            else:
+                logger.log(level, ACCESS_BY_KEY, *told, record.caller.key)
+
+
+def _forbid_storing(headers: list[tuple[bytes, bytes]]) -> None:
+    """Keep what one caller may see out of caches, where a route does not say otherwise. What answers a POST is stored
+    only where it says so (RFC 9111, section 3)."""
+    if not any(name == b"cache-control" for name, _ in headers):
+        headers.append((b"cache-control", b"no-store"))
 
 
 def headers_for(record: Record, seconds: float) -> list[tuple[bytes, bytes]]:

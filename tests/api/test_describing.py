@@ -224,7 +224,7 @@ class References(HTMLParser):
 def test_a_page_and_all_that_it_refers_to_is_served_from_here(service: Service, path: str) -> None:
     page = service.get(path)
     assert page.headers["content-type"] == "text/html; charset=utf-8"
-    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
     references = References(page.text)
     assert references.found
     assert not references.inline, "the page's own policy forbids inline scripts"

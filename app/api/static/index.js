@@ -1,12 +1,9 @@
+import { getJson } from "./key.js";
+
 // Shows what the public API says of itself; labels and reasons are inserted as text, never as markup.
 function examples(task, url) {
   const body = task.takes_picture ? "--data-binary @picture.jpg" : "-X POST";
   return [`# ${task.summary}`, `curl ${body} ${url}`, `curl ${body} -H 'Accept: image/png' ${url} -o ${task.task}.png`];
-}
-
-async function ask(path) {
-  const response = await fetch(path);
-  return response.json();
 }
 
 function row(model) {
@@ -21,7 +18,7 @@ function row(model) {
 
 const state = document.getElementById("state");
 try {
-  const [{ models }, { tasks }, readiness] = await Promise.all(["models", "tasks", "readyz"].map(ask));
+  const [{ models }, { tasks }, readiness] = await Promise.all(["models", "tasks", "readyz"].map(getJson));
   document.getElementById("models").replaceChildren(...models.map(row));
   document.querySelector("table").hidden = false;
   const base = new URL(".", document.baseURI).href;
