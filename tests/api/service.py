@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -13,7 +13,7 @@ from app.main import create_app
 from app.settings import Settings
 
 T = TypeVar("T")
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = Collection[tuple[bytes, bytes]]
 
 
 @dataclass
@@ -101,10 +101,11 @@ async def exchange(
         if message["type"] == "http.response.body" and not message.get("more_body"):
             answered.set()
 
+    own = [] if any(name == b"host" for name, _ in headers) else [(b"host", b"imago")]
     scope = {
         "type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "method": method, "scheme": "http",
         "path": path, "raw_path": path.encode("utf-8", "surrogateescape"), "root_path": "", "query_string": query,
-        "headers": [(b"host", b"imago"), *headers], "client": ("127.0.0.1", 5), "server": ("imago", 80),
+        "headers": [*own, *headers], "client": ("127.0.0.1", 5), "server": ("imago", 80),
     }  # fmt: skip
     await app(scope, receive, send)
     if not sent:
