@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from app import __version__
@@ -44,6 +45,27 @@ def test_an_operator_s_error_is_one_line_without_a_trace(tmp_path: Path) -> None
     assert ended.returncode == 2
     assert ended.stderr.startswith("invalid-settings: models: ")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (("--host", "0.0.0.0"), "invalid-settings: host '0.0.0.0', port 0: others can reach it"),
+        (("--host", "0.0.0.0", "--keys", "none.json"), "invalid-keys: 'none.json': No such file"),
+        (("--keys", "none.json", "--insecure-no-auth"), "invalid-settings: insecure_no_auth: there are keys"),
+        (("--tls-certificate", "none.pem"), "invalid-settings: tls_certificate, tls_key: 'none.pem': No such file"),
+    ],
+)
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_service_that_would_be_open_by_mistake_does_not_start(
+    tmp_path: Path, flags: tuple[str, ...], told: str, workers: str
+) -> None:
+    command = [sys.executable, "-m", "app", "serve", "--models", str(tmp_path), "--port", "0", "--workers", workers]
+    ended = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith(told)
+    assert ended.stderr.count("\n") == 1
+    assert ended.stdout == ""
 
 
 def test_list_shows_what_lies_on_disk_without_loading_it(tmp_path: Path) -> None:

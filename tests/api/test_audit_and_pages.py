@@ -133,6 +133,16 @@ def test_without_keys_what_is_an_administrator_s_is_audited_and_closed_to_pages_
     assert service.exchange("POST", asked, body=b"{}").status != 403
 
 
+def test_a_service_that_asks_nobody_for_a_key_where_others_can_reach_it_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "imago")
+    Service(Settings(models=tmp_path, device="cpu", threads=1)).close()
+    assert not caplog.messages
+    Service(Settings(models=tmp_path, device="cpu", threads=1, insecure_no_auth=True)).close()
+    assert caplog.messages == ["insecure_no_auth: whoever reaches this service may call it"]
+
+
 @pytest.mark.parametrize("path", ["/", "/docs", "/static/index.js", "/static/docs.js"])
 def test_a_page_may_run_and_reach_nothing_but_what_comes_from_here(service: Service, path: str) -> None:
     headers = service.get(path).headers
