@@ -32,6 +32,7 @@ from app.api.system_routes import system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
 from app.drain import Drain
 from app.errors import InvalidSettings, ServiceError
+from app.imaging.budget import Budget
 from app.imaging.codec import Decoder
 from app.manifest import nearest
 from app.processes.engine import Engine
@@ -75,7 +76,9 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
     check_defaults(settings)
     cores = usable_cores()
     return Resources(
-        decoder=Decoder(settings.formats, settings.max_pixels),
+        decoder=Decoder(
+            settings.formats, settings.max_pixels, Budget(settings.max_decode_bytes / worker_count(settings))
+        ),
         pool=ThreadPoolExecutor(cores, thread_name_prefix="imago-decode"),
         metrics=metrics,
         device=available_device() if settings.device == "auto" else settings.device,

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(25 * 2**20, ge=1024, description="Longest request body, in bytes.")
     max_pixels: int = Field(50_000_000, ge=1, le=89_478_485, description="Most pixels that one picture may have.")
     max_pictures: int = Field(32, ge=1, le=1024, description="Most pictures in one request.")
+    max_decode_bytes: int = Field(
+        512 * 2**20,
+        ge=2**20,
+        description="Most memory for pictures while they are decoded, of all HTTP processes together.",
+    )
     max_connections: int = Field(1000, ge=1, description="Most open connections of one HTTP process.")
     head_timeout_seconds: float = Field(10.0, gt=0, le=3600, description="Time for the head of a request to come.")
     body_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="Time for the body of a request to come.")

@@ -13,9 +13,11 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from app.errors import CorruptImage, EmptyBody, ImageTooLarge, UnsupportedImage
+from app.imaging.budget import Budget
+from app.imaging.parts import has_too_many_parts
 
 ImageArray = NDArray[np.uint8]
 """An image: uint8, height x width x 3, RGB."""
@@ -27,6 +29,9 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 # What else it warns of is damage in pictures of strangers, who would write lines into the operator's log.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
+# Texts beside the pixels are read by nobody here, and inflate to a thousand times their size.
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 2**20
+
 # Decoders run parsers over bytes from strangers, and these are what Pillow's raise when the bytes make no sense.
 _BROKEN = (
     OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, EOFError, OverflowError, RuntimeError,
@@ -36,6 +41,16 @@ _ORIENTATION = 0x0112
 _MAX_SCANS = 1000
 """Encoders write at most a dozen scans of a progressive JPEG. Each takes up to a millisecond of decoding for some 20
 bytes, so that 25 MiB of them would keep a core busy for ten minutes."""
+_STRIP: Final = 2**20
+"""Pixels that are shown on white at once."""
+_BYTES: Final = {"webp": 20}
+_USUAL_BYTES: Final = 10
+"""Memory that decoding a pixel takes at most: several copies of four bytes each, which WebP has more of."""
+_UNCOUNTED_PIXELS: Final = 2**15
+"""Pixels that take less than a mebibyte whatever they are in: they are decoded on the event loop's thread, which may
+not wait."""
+_COEFFICIENT_BYTES: Final = 6
+"""What libjpeg keeps of every pixel of a progressive JPEG, at whatever scale it is decoded."""
 _TRANSPOSE: Final = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -67,11 +82,13 @@ def sniff(data: bytes) -> str | None:
 class Picture:
     """A picture whose header was read and found within the limits; its pixels are decoded on request."""
 
-    def __init__(self, data: bytes, kind: str, opened: ImageFile.ImageFile) -> None:
+    def __init__(self, data: bytes, kind: str, opened: ImageFile.ImageFile, budget: Budget) -> None:
         self._data = data
+        self._budget = budget
         self._opened: ImageFile.ImageFile | None = opened
         self.format = kind
         self._orientation = _orientation(opened)
+        self.is_progressive = "progressive" in opened.info
         sides = opened.size
         self.width, self.height = sides[::-1] if self._orientation >= 5 else sides
 
@@ -96,26 +113,41 @@ class Picture:
         Raises:
             CorruptImage: the data end early or make no sense.
             UnsupportedImage: the pixels are floating point numbers.
+            Overloaded: so much is being decoded that there was no room for this picture in time.
         """
         opened, self._opened = self._opened or _open(self._data, self.format), None
         try:
             if at_least is not None and self.format == "jpeg":
                 opened.draft(None, at_least[::-1] if self._orientation >= 5 else at_least)
-            image = _to_rgb(opened, keep_grey)
+            if self.pixels <= _UNCOUNTED_PIXELS:
+                return self._upright(opened, keep_grey)
+            with self._budget.take(self.bytes_needed(*opened.size)):
+                return self._upright(opened, keep_grey)
         except _BROKEN as error:
             raise CorruptImage(
                 f"The {self.format.upper()} picture cannot be decoded: it is damaged or cut short."
             ) from error
+
+    def _upright(self, opened: ImageFile.ImageFile, keep_grey: bool) -> Image.Image:
+        image = _to_rgb(opened, keep_grey)
         turn = _TRANSPOSE.get(self._orientation)
         return image if turn is None else image.transpose(turn)
 
+    def bytes_needed(self, width: int, height: int) -> int:
+        """Memory that it takes at most to decode to so many pixels."""
+        kept = self.pixels * _COEFFICIENT_BYTES if self.is_progressive else 0
+        return width * height * _BYTES.get(self.format, _USUAL_BYTES) + kept
+
 
 class Decoder:
-    """Opens pictures in the formats allowed, of at most `max_pixels` pixels."""
+    """Opens pictures in the formats allowed, of at most `max_pixels` pixels; all of them share a `budget` of memory."""
 
-    def __init__(self, formats: Iterable[str] = DEFAULT_FORMATS, max_pixels: int = 50_000_000) -> None:
+    def __init__(
+        self, formats: Iterable[str] = DEFAULT_FORMATS, max_pixels: int = 50_000_000, budget: Budget | None = None
+    ) -> None:
         self.formats = tuple(formats)
         self.max_pixels = max_pixels
+        self._budget = budget or Budget()
 
     def open(self, data: bytes) -> Picture:
         """Recognise a picture by its first bytes and check its header; no pixel is decoded yet.
@@ -123,7 +155,7 @@ class Decoder:
         Raises:
             EmptyBody: there are no bytes.
             UnsupportedImage: not a picture, or a format that is not allowed here.
-            CorruptImage: the header makes no sense, or no encoder would write so many scans.
+            CorruptImage: the header makes no sense, or no encoder would write so many parts or scans.
             ImageTooLarge: the header announces more than `max_pixels` pixels.
         """
         if not data:
@@ -132,6 +164,8 @@ class Decoder:
         if kind not in self.formats:
             found = "no picture in a known format" if kind is None else f"a {kind.upper()} picture"
             raise UnsupportedImage(f"The bytes are {found}: send {_spoken(self.formats)}.")
+        if has_too_many_parts(data, kind):
+            raise CorruptImage(f"The {kind.upper()} picture has more parts than any encoder makes.")
         try:
             opened = _open(data, kind)
         except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -139,9 +173,10 @@ class Decoder:
         width, height = opened.size
         if width * height > self.max_pixels:
             raise ImageTooLarge(self.max_pixels, (width, height))
-        if "progressive" in opened.info and data.count(b"\xff\xda") > _MAX_SCANS:
+        picture = Picture(data, kind, opened, self._budget)
+        if picture.is_progressive and data.count(b"\xff\xda") > _MAX_SCANS:
             raise CorruptImage(f"The JPEG picture has more than {_MAX_SCANS} scans.")
-        return Picture(data, kind, opened)
+        return picture
 
 
 def encode_png(pixels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int]] | None = None) -> bytes:
@@ -196,6 +231,18 @@ def _from_sixteen_bits(image: Image.Image) -> Image.Image:
 
 
 def _on_white(image: Image.Image) -> Image.Image:
+    """Strip by strip: a large picture as a whole would take five times its memory."""
+    width, height = image.size
+    rows = max(1, _STRIP // width)
+    if height <= rows:
+        return _strip_on_white(image)
+    shown = Image.new("RGB", image.size)
+    for top in range(0, height, rows):
+        shown.paste(_strip_on_white(image.crop((0, top, width, min(top + rows, height)))), (0, top))
+    return shown
+
+
+def _strip_on_white(image: Image.Image) -> Image.Image:
     seen = image.convert("RGBA")
     white = Image.new("RGBA", seen.size, (255, 255, 255, 255))
     return Image.alpha_composite(white, seen).convert("RGB")
