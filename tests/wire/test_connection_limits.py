@@ -271,6 +271,8 @@ def test_a_new_caller_takes_the_place_of_who_is_idle_longest(full: Served) -> No
         *busy, oldest, idle = callers
         await occupy(full, tuple(busy))
         await oldest.ask(LIVEZ)
+        answered = asyncio.get_running_loop().time()
+        await until(lambda: asyncio.get_running_loop().time() > answered)
         await idle.ask(LIVEZ)
         newest = await full.connect()
         statuses = [(await caller.ask(LIVEZ)).status for caller in (newest, idle)]
