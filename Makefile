@@ -29,7 +29,7 @@ lock: $(VENV)/.supply
 	echo 'setuptools>=80' | $(COMPILE) --generate-hashes --output-file requirements/build.txt -
 	$(COMPILE) --generate-hashes --extra cpu --output-file requirements/cpu.txt pyproject.toml
 	$(COMPILE) --generate-hashes --extra gpu --output-file requirements/gpu.txt pyproject.toml
-	$(COMPILE) --no-annotate --extra train --extra test --extra bench --extra supply --extra dev \
+	$(COMPILE) --no-annotate --extra train --extra test --extra bench --extra supply --extra sign --extra dev \
 		--constraint requirements/build.txt --constraint requirements/cpu.txt \
 		--output-file requirements/constraints.txt pyproject.toml
 

@@ -28,7 +28,7 @@ from app.commands.verbs import add_verbs
 from app.errors import InvalidModel, OperatorError
 from app.flags import flagged
 from app.main import (
-    check_defaults,
+    check_settings,
     create_app,
     create_registry,
     create_resources,
@@ -64,7 +64,7 @@ cli = typer.Typer(no_args_is_help=True, add_completion=False, help="A folder of 
 def serve(settings: Settings) -> None:
     """Serve the models over HTTP until SIGTERM or Ctrl-C."""
     logs.configure(settings.log_level, settings.log_format)
-    check_defaults(settings)
+    check_settings(settings)
     scan(settings.models)
     tls_context(settings)
     is_guarded = read_keys(settings) is not None

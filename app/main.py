@@ -47,6 +47,7 @@ from app.security.key_file import KeyFile, KeyRing
 from app.security.limits import Accounts, Guesses, Quotas
 from app.servable import Resources, open_servable
 from app.settings import Settings
+from app.signature import require_verifier
 from app.tasks import TASKS
 from app.telemetry.metrics import Metrics
 
@@ -59,8 +60,14 @@ _MOST_WORKERS = 16
 takes memory of its own."""
 
 
-def check_defaults(settings: Settings) -> None:
-    """Raises InvalidSettings where a default is set for a task that does not exist."""
+def check_settings(settings: Settings) -> None:
+    """Look at what would otherwise be found wrong by each process.
+
+    Raises:
+        InvalidSettings: a default is set for a task that does not exist, or signatures cannot be checked.
+    """
+    if settings.signed_by is not None:
+        require_verifier(settings.signed_by)
     for kind in settings.default_models:
         if kind not in TASKS:
             raise InvalidSettings(f"default_models: task {kind!r} is unknown{nearest(kind, TASKS)}")
@@ -71,9 +78,9 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
 
     Raises:
         BackendMissing: the inference library for the device is not installed.
-        InvalidSettings: a default is set for a task that does not exist.
+        InvalidSettings: as `check_settings`.
     """
-    check_defaults(settings)
+    check_settings(settings)
     cores = usable_cores()
     return Resources(
         decoder=Decoder(
@@ -86,6 +93,7 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
         threads=settings.threads,
         concurrency=settings.concurrency,
         max_queue_seconds=settings.max_queue_seconds,
+        signed_by=settings.signed_by,
         plans=PlanCache(_folder(settings.cache)),
     )
 

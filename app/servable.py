@@ -13,14 +13,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from app.errors import InvalidModel
 from app.imaging.codec import Decoder, Picture
-from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_verified
+from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_manifest, read_verified
 from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
 from app.runtime.probe import noise
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
+from app.signature import check_signature
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
 from app.telemetry.metrics import Metrics
@@ -79,6 +81,8 @@ class Resources:
     """Whether small models may run on the event loop's thread. Where nobody waits for that, threads use more cores."""
     plans: PlanCache = field(default_factory=lambda: PlanCache(None))
     clock: Clock = time.monotonic
+    signed_by: Path | None = None
+    """The public key with which versions must be signed."""
 
 
 @dataclass(frozen=True)
@@ -355,6 +359,10 @@ def _open(
     plan: Plan | None,
 ) -> tuple[Task[Any], Ready]:
     """The blocking part of `open_servable`."""
+    if resources.signed_by is not None:
+        check_signature(folder, resources.signed_by)
+        if read_manifest(folder) != manifest:
+            raise InvalidModel("Its manifest changed while its signature was checked: load it again.")
     graph = read_verified(folder, manifest, GRAPH)
     listed = {name: digest.bytes for name, digest in manifest.files.items()}
     files = {name: read_verified(folder, manifest, name, own=True) for name in outside_files(graph, listed)}

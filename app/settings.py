@@ -34,6 +34,9 @@ class Settings(BaseSettings):
         None, description="PEM file of its private key; none where the certificate's holds it."
     )
     models: Path = Field(Path("models"), description="Folder of models: NAME/VERSION/manifest.json.")
+    signed_by: Path | None = Field(
+        None, description="Public key (PEM) that versions must be signed with; none for any."
+    )
     workers: int = Field(0, ge=0, le=64, description="HTTP processes; 0 or auto for one a core, at most 16.")
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where sessions run.")
     threads: int = Field(0, ge=0, le=1024, description="Threads of one session; 0 for what measures best.")
@@ -89,7 +92,7 @@ class Settings(BaseSettings):
             raise ValueError("it needs a tls_certificate")
         return value
 
-    @field_validator("cache", "keys", "tls_certificate", "tls_key", mode="before")
+    @field_validator("cache", "keys", "signed_by", "tls_certificate", "tls_key", mode="before")
     @classmethod
     def _no_file(cls, value: object) -> object:
         return None if value == "" else value
