@@ -177,6 +177,23 @@ class ForeignOrigin(ServiceError):
         super().__init__("This is not answered to pages of other sites: use keys, or no browser.")
 
 
+class LoadRefused(ServiceError):
+    """A model could not be loaded as asked; what served before serves on. The detail says why."""
+
+    code = "load-refused"
+
+
+class ControlOff(ServiceError):
+    """Callers may not load and unload models here."""
+
+    code = "model-control-off"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "Loading and unloading over HTTP is switched off: the operator allows it with --model-control."
+        )
+
+
 class RouteNotFound(ServiceError):
     """No route has this path."""
 

@@ -24,6 +24,7 @@ from app import __version__
 from app.api.access import AccessControl, describe_keys
 from app.api.admin import audit, guard
 from app.api.fast_path import FastPath
+from app.api.management_routes import Manages, management_routes
 from app.api.middleware import Direct, Edge, answer_refusal
 from app.api.protocol_infer import InferEndpoint
 from app.api.protocol_routes import protocol_routes
@@ -35,10 +36,12 @@ from app.errors import InvalidSettings, ServiceError
 from app.imaging.budget import Budget
 from app.imaging.codec import Decoder
 from app.manifest import nearest
-from app.processes.engine import Engine
+from app.processes.commands import RemoteManager
+from app.processes.engine import Engine, open_in_engine
 from app.processes.follower import Follower
 from app.processes.shared import Shared
 from app.repository.keeper import Keeper
+from app.repository.manager import Manager, Nobody
 from app.repository.registry import Opener, Registry
 from app.runtime import available_device
 from app.runtime.cores import usable_cores
@@ -147,7 +150,7 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
         await registry.load_all()
         on_loaded(registry)
 
-    return _application(settings, metrics, registry, Accounts(), 0, load)
+    return _application(settings, metrics, registry, Manager(registry, Nobody()), Accounts(), 0, load)
 
 
 def create_worker(
@@ -159,7 +162,8 @@ def create_worker(
     follower = Follower(number, shared, resources)
     registry = create_registry(settings, resources, follower.open)
     following = partial(follower.follow, registry, control, stop)
-    return _application(settings, metrics, registry, shared.accounts, number, following)
+    manager = RemoteManager(follower.messenger)
+    return _application(settings, metrics, registry, manager, shared.accounts, number, following)
 
 
 async def run_engine(settings: Settings, shared: Shared, control: socket.socket, on_loaded: OnLoaded) -> None:
@@ -169,7 +173,8 @@ async def run_engine(settings: Settings, shared: Shared, control: socket.socket,
         BackendMissing, InvalidSettings: as `create_resources`.
     """
     metrics = Metrics(shared.board, shared.engine_slot)
-    registry = create_registry(settings, create_resources(settings, metrics))
+    resources = create_resources(settings, metrics)
+    registry = create_registry(settings, resources, partial(open_in_engine, resources=resources))
     engine = Engine(registry, shared, on_loaded)
     keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
     await engine.run(control)
@@ -217,7 +222,7 @@ class _Application(FastAPI):
 
 
 def _application(
-    settings: Settings, metrics: Metrics, registry: Registry, accounts: Accounts, process: int,
+    settings: Settings, metrics: Metrics, registry: Registry, manages: Manages, accounts: Accounts, process: int,
     load: Callable[[], Coroutine[Any, Any, None]],
 ) -> FastAPI:  # fmt: skip
     @asynccontextmanager
@@ -254,6 +259,7 @@ def _application(
         task_routes(endpoints),
         repository_routes(registry),
         protocol_routes(registry, metrics.statistics, settings.request_timeout_seconds),
+        management_routes(manages, settings.model_control),
         system_routes(registry, metrics, settings.strict_readiness, lambda: drain.begun),
     )
     app = _Application(

@@ -82,18 +82,26 @@ class Manifest(_Contract):
     created: str
 
 
+Versions = Literal["latest", "all"] | tuple[int, ...]
+"""Which versions of a model are loaded: the newest, all, or these."""
+
+
 class ServingConfig(_Contract):
     """What the operator chose for one model, in `models/<name>/serving.toml`; every key has a default.
 
     Without `max_batch_size`, `threads` and `concurrency` those that answered most rows a second at warm-up are chosen.
     """
 
-    versions: Literal["latest", "all"] | tuple[int, ...] = "latest"
+    versions: Versions = "latest"
     max_batch_size: int | None = Field(None, ge=1, le=1024)
     max_queue_delay_ms: float = Field(0.0, ge=0, le=10_000)
     threads: int | None = Field(None, ge=1, le=1024)
     concurrency: int | None = Field(None, ge=1, le=64)
     backend: str = "onnxruntime"
+
+    def choosing(self, versions: Versions) -> "ServingConfig":
+        """The same with other versions."""
+        return self.model_copy(update={"versions": versions})
 
 
 def read_manifest(folder: Path) -> Manifest:
@@ -134,6 +142,13 @@ def read_serving(folder: Path) -> ServingConfig:
         raise InvalidModel(f"{_short(path)}: {explain(error, ServingConfig)}") from error
     except ValueError as error:
         raise InvalidModel(f"{_short(path)} is not TOML: {error}") from error
+
+
+def mark_of(manifest: Manifest, serving: ServingConfig) -> str:
+    """A short digest of what a version is and how it is to be opened: equal where opening it again changes nothing."""
+    opening = serving.model_dump(mode="json", exclude={"versions"})
+    facts = json.dumps([manifest.model_dump(mode="json"), opening], sort_keys=True)
+    return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:

@@ -151,6 +151,12 @@ class Servable:
         self._pool = resources.pool
         self._clock = resources.clock
         self._metrics = resources.metrics.of(task.kind, manifest.name, manifest.version)
+        self.retired = False
+        """Whether it answers only what has begun: who held it while a body came asks the registry again."""
+        self._users = 0
+        self._unused = asyncio.Event()
+        self._unused.set()
+        self._closing = asyncio.Lock()
 
     def __repr__(self) -> str:
         return f"<Servable {self.task.kind} {self.jobs!r}>"
@@ -282,11 +288,26 @@ class Servable:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    def hold(self) -> None:
+        """Keep it open until `free`, for a call that has begun and has not given all its jobs to a queue yet."""
+        self._users += 1
+        self._unused.clear()
+
+    def free(self) -> None:
+        """Let go of it."""
+        self._users -= 1
+        if not self._users:
+            self._unused.set()
+
     async def close(self) -> None:
-        """Answer what was accepted, take nothing more, and give the sessions back."""
-        await self.jobs.close()
-        for session in self._sessions:
-            session.close()
+        """Answer what was accepted, take nothing more, and give the sessions back. May be called again."""
+        self.retired = True
+        async with self._closing:
+            await self._unused.wait()
+            await self.jobs.close()
+            for session in self._sessions:
+                session.close()
+            self._sessions = ()
 
     async def _prepare(self, data: bytes | None, options: TaskOptions) -> Prepared:
         """Open, decode and fit a picture; one that looks large from outside goes to the pool as a whole."""

@@ -70,6 +70,9 @@ class Settings(BaseSettings):
     drain_delay_seconds: float = Field(0.0, ge=0, le=3600, description="Time to serve on, not ready, at SIGTERM.")
     drain_seconds: int = Field(30, ge=0, le=3600, description="Time for running requests to end at a stop.")
     strict_readiness: bool = Field(False, description="Not ready while any chosen model is broken.")
+    model_control: bool = Field(
+        False, description="Let callers load and unload models: /v2/repository/models/NAME/load."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
 

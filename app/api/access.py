@@ -28,6 +28,8 @@ SCOPE_OF: Final[Mapping[str, str]] = {
     "/models": INFER,
     "/models/{name}": INFER,
     "/tasks": INFER,
+    "/v2/repository/models/{name}/load": ADMIN,
+    "/v2/repository/models/{name}/unload": ADMIN,
     "/openapi.json": INFER,
     "/v2": INFER,
     "/v2/": INFER,

@@ -19,9 +19,11 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.EmptyBody: 400,
     errors.WrongTask: 400,
     errors.MalformedMessage: 400,
+    errors.LoadRefused: 400,  # Triton's status for a load that fails
     errors.Unauthenticated: 401,
     errors.ScopeMissing: 403,
     errors.ForeignOrigin: 403,
+    errors.ControlOff: 403,
     errors.RouteNotFound: 404,
     errors.ModelNotFound: 404,
     errors.MethodNotAllowed: 405,

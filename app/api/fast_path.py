@@ -133,6 +133,7 @@ class Exchange:
             upload = self._read(body)
             if upload.options:
                 self._call = call_with_body(self._endpoint.task.kind, self._query, upload.options)
+            if upload.options or self._servable.retired:  # another version took over while the body came
                 self._servable = self._endpoint.find(self._call, self._record)
             self._drop = self._begin(upload.pictures, deliver)
         except Exception as error:
@@ -151,8 +152,12 @@ class Exchange:
             drop = self._servable.begin(picture, options, self._deadline, deliver, self._as_picture)
             if drop is not None:
                 return drop
-        answering = answer_body(self._servable, self._call, pictures, self._deadline, self._as_picture, self._record)
-        return asyncio.get_running_loop().create_task(_delivered(answering, deliver)).cancel
+        servable = self._servable
+        answering = answer_body(servable, self._call, pictures, self._deadline, self._as_picture, self._record)
+        task = asyncio.get_running_loop().create_task(_delivered(answering, deliver))
+        servable.hold()  # until the task has begun, which holds it, too
+        task.add_done_callback(lambda _: servable.free())
+        return task.cancel
 
     def _read(self, body: bytes) -> Upload:
         if not self._endpoint.takes_picture:

@@ -59,6 +59,8 @@ class InferEndpoint:
         latest = begun + timeout_seconds(headers.get(b"x-request-timeout-ms"), self._limits.timeout_seconds)
         json_bytes = _header_length(headers.get(b"inference-header-content-length"))
         body = await self._body(receive, headers)
+        if servable.retired:  # another version took over while the body came
+            servable = self._find(scope["path"], record)
         servable.admit(latest)
         signature = Signature.of(servable, self._limits.max_pictures)
         answering = _answer(servable, signature, body, json_bytes, begun, latest, record)
@@ -137,6 +139,17 @@ def numbers_to_write(request: InferRequest, outputs: Tensors) -> int:
 
 
 async def _answer(
+    servable: Servable, signature: Signature, body: bytes, json_bytes: int | None, begun: float, latest: float,
+    record: Record,
+) -> InferAnswer:  # fmt: skip
+    servable.hold()
+    try:
+        return await _answer_held(servable, signature, body, json_bytes, begun, latest, record)
+    finally:
+        servable.free()
+
+
+async def _answer_held(
     servable: Servable, signature: Signature, body: bytes, json_bytes: int | None, begun: float, latest: float,
     record: Record,
 ) -> InferAnswer:  # fmt: skip

@@ -19,7 +19,9 @@ EXTENSIONS: Final = (
     "classification", "binary_tensor_data", "model_configuration", "model_repository", "statistics",
 )  # fmt: skip
 PLATFORM: Final = "onnxruntime_onnx"
-STATES: Final = {"loading": "LOADING", "ready": "READY", "failed": "UNAVAILABLE"}
+STATES: Final = {
+    "loading": "LOADING", "ready": "READY", "failed": "UNAVAILABLE", "unloading": "UNLOADING", "unloaded": "UNAVAILABLE",
+}  # fmt: skip
 
 _INPUT: Final = {"format": "FORMAT_NONE", "optional": False, "is_shape_tensor": False}
 
@@ -120,7 +122,7 @@ def repository_index(registry: Registry, ready: bool) -> list[Json]:
 
 def ready_versions(registry: Registry, name: str) -> list[int]:
     """The versions of a model that answer, in rising order."""
-    return sorted(entry.version for entry in registry.describe(name) if entry.servable is not None)
+    return sorted(entry.version for entry in registry.describe(name) if entry.state == "ready")
 
 
 def _tensor(spec: TensorSpec) -> Json:
@@ -160,4 +162,5 @@ def _indexed(entry: Entry) -> Json:
     found: Json = {"name": entry.name}
     if entry.version:
         found["version"] = str(entry.version)
-    return found | {"state": STATES.get(entry.state, "UNKNOWN")} | ({"reason": entry.reason} if entry.reason else {})
+    reason = "unloaded" if entry.state == "unloaded" else entry.reason
+    return found | {"state": STATES[entry.state]} | ({"reason": reason} if reason else {})

@@ -7,7 +7,15 @@ from starlette.requests import Request
 
 from app.api.errors import STATUS
 from app.api.middleware import record_of
-from app.api.schemas import ModelDetail, ModelList, ModelSummary, TaskList, TaskSummary, problem_content
+from app.api.schemas import (
+    ModelDetail,
+    ModelList,
+    ModelSummary,
+    TaskList,
+    TaskSummary,
+    VersionState,
+    problem_content,
+)
 from app.errors import InvalidOption, ModelNotFound
 from app.manifest import CARD
 from app.repository.registry import Entry, Registry
@@ -63,6 +71,7 @@ def _summary(registry: Registry, entries: list[Entry]) -> ModelSummary:
         task=entry.manifest.task if entry.manifest else None,
         state=entry.state,
         reason=entry.reason or None,
+        states=[VersionState(version=e.version, state=e.state, reason=e.reason or None) for e in entries],
         description=entry.manifest.description if entry.manifest else None,
     )
 

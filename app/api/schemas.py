@@ -36,6 +36,14 @@ class ItemError(BaseModel):
     error: Problem
 
 
+class VersionState(BaseModel):
+    """How one version is."""
+
+    version: int = Field(description="0 where the model's `serving.toml` is broken.")
+    state: str = Field(description="`loading`, `ready`, `failed`, `unloading` or `unloaded`.")
+    reason: str | None = Field(description="Why it failed; or why a version that is ready was not replaced as asked.")
+
+
 class ModelSummary(BaseModel):
     """One model, by its newest version."""
 
@@ -44,8 +52,9 @@ class ModelSummary(BaseModel):
     versions: list[int] = Field(description="Complete versions on disk.")
     loaded: list[int] = Field(description="Versions that can be asked for by number.")
     task: str | None
-    state: str = Field(description="`loading`, `ready` or `failed`.")
-    reason: str | None = Field(description="Why it failed.")
+    state: str = Field(description="`loading`, `ready`, `failed`, `unloading` or `unloaded`.")
+    reason: str | None = Field(description="Why it failed; or why it was not replaced as asked.")
+    states: list[VersionState] = Field(description="Every version that was to be loaded, newest first.")
     description: str | None
 
 

@@ -113,11 +113,12 @@ def _health(state: BaseModel, well: bool) -> Response:
 
 
 def _readiness(registry: Registry, strict: bool, draining: bool, record: Record) -> Readiness:
-    """Ready means: every model was tried, one answers (`strict`: all do), and the service is not stopping. Only the
-    models that the caller sees are named."""
-    states = {entry.state for entry in registry.entries()}
+    """Ready means: every model was tried, one answers (`strict`: all do, by one of their versions), and the service is
+    not stopping. Only the models that the caller sees are named."""
+    answering = {entry.name for entry in registry.entries() if entry.state == "ready"}
+    broken = {entry.name for entry in registry.entries() if entry.state == "failed"} - answering
     settled = registry.settled.is_set()
-    ready = settled and "ready" in states and not (strict and "failed" in states) and not draining
+    ready = settled and bool(answering) and not (strict and broken) and not draining
     told = {str(entry): entry for entry in registry.entries() if record.sees(entry.name)}
     return Readiness(
         ready=ready,

@@ -90,6 +90,7 @@ class TaskEndpoint:
             upload = Upload([], await read_options(receive))
         if upload.options:
             call = call_with_body(self._kind, query, upload.options)
+        if upload.options or servable.retired:  # another version took over while the body came
             servable = self.find(call, record)
         answering = answer_body(servable, call, upload.pictures, deadline, as_picture, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
@@ -126,6 +127,21 @@ async def answer_body(
     record: Record,
 ) -> bytes:
     """Predict for one picture, for several side by side, or for none where the task takes none: the answer's body."""
+    servable.hold()
+    try:
+        return await _answer_body(servable, call, pictures, deadline, as_picture, record)
+    finally:
+        servable.free()
+
+
+async def _answer_body(
+    servable: Servable,
+    call: Call,
+    pictures: Sequence[bytes | ServiceError],
+    deadline: float,
+    as_picture: bool,
+    record: Record,
+) -> bytes:
     if as_picture and len(pictures) > 1:
         raise NotAcceptable("An image/png answer holds one picture: send one, or accept application/json.")
 

@@ -1,129 +1,36 @@
-"""The engine's side: opens the models, runs the jobs of all workers, tells the workers what is loaded."""
+"""The engine's side: opens the models, decides what is loaded, tells the workers and waits for them."""
 
 import asyncio
 import logging
 import socket
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from pathlib import Path
+from typing import Any, Final
 
-from app.errors import InternalError, NotReady, Overloaded, ServiceError
-from app.processes.arena import ArenaFull
+from app.errors import NotReady
+from app.manifest import Manifest, ServingConfig
 from app.processes.control import Control
-from app.processes.link import Link, Message
-from app.processes.shared import Channel, Shared
+from app.processes.link import Message
+from app.processes.shared import Shared
 from app.processes.told import tell
+from app.processes.worker import Worker, refusal
+from app.repository.manager import Manager
 from app.repository.registry import Registry
-from app.scheduling.batcher import Batcher, Finished, Outcome, Ticket
-from app.telemetry.logs import request_id
+from app.scheduling.batcher import Batcher
+from app.servable import Resources, Servable, open_servable
 
 logger = logging.getLogger("imago.processes")
 
+_PATIENCE: Final = 60.0
+"""Seconds that a worker may take to open a model or to answer the last requests of an old one."""
 
-class Worker:
-    """One worker as the engine sees it: a place that one process after the other takes."""
 
-    def __init__(self, engine: "Engine", channel: Channel) -> None:
-        self._engine = engine
-        self._channel = channel
-        self._link: Link | None = None
-        self._newest: socket.socket | None = None
-        self._tickets: dict[int, tuple[Batcher, Ticket]] = {}
-        self._idle = asyncio.Event()
-
-    async def connect(self, end: socket.socket) -> None:
-        """Talk to the process at the other end, once no batch reads memory that its predecessor filled."""
-        self._newest = end
-        self._lose(self._link)
-        await self._idle.wait()
-        if self._newest is not end:  # it is gone, too
-            end.close()
-            return
-        self._channel.answers.clear()
-        link = self._link = Link(self._receive, lambda: self._lose(link))
-        self.tell(self._engine.models())
-        await link.open(end)
-
-    def tell(self, message: Message) -> None:
-        """Send a message, if there is somebody to read it."""
-        if self._link is not None:
-            self._link.send(message)
-
-    def _lose(self, link: Link | None) -> None:
-        """The process at the other end is gone, or replaced: nobody reads its answers."""
-        if link is not self._link:
-            return
-        self._link = None
-        for number in list(self._tickets):
-            self._drop(number)
-        self._idle.clear()
-        self._note_idle()
-        if link is not None:
-            link.close()
-
-    def _note_idle(self) -> None:
-        if not self._tickets:
-            self._idle.set()
-
-    def _receive(self, message: Message) -> None:
-        match message["op"]:
-            case "run":
-                self._run(message)
-            case "cancel" if message["id"] in self._tickets:
-                self._drop(message["id"])
-            case "read":
-                self._channel.answers.give_back(message["places"])
-
-    def _run(self, message: Message) -> None:
-        number, key = message["id"], message["key"]
-        token = request_id.set(message["request"])
-        try:
-            batcher = self._engine.batcher(key)
-            tensors = self._channel.jobs.read(message["in"])
-            deliver = partial(self._answer, number)
-            ticket = batcher.enqueue(tensors, message["rows"], message["deadline"], deliver)
-        except Exception as error:  # whatever it is, a caller waits for an answer
-            self._refuse(number, error)
-            return
-        finally:
-            request_id.reset(token)
-        self._tickets[number] = batcher, ticket
-
-    def _drop(self, number: int) -> None:
-        """Forget a job that waits. One that runs is left to end: a batch reads its tensors, and the worker may write
-        others to their place once it has an answer."""
-        batcher, ticket = self._tickets[number]
-        if batcher.withdraw(ticket):
-            del self._tickets[number]
-            self._refuse(number, NotReady("The caller left."))
-
-    def _answer(self, number: int, outcome: Outcome) -> None:
-        batcher, _ = self._tickets.pop(number)
-        self._engine.write_load(batcher)
-        if self._link is None:
-            self._note_idle()
-        elif isinstance(outcome, Exception):
-            self._refuse(number, outcome)
-        else:
-            self._send_rows(number, outcome)
-
-    def _send_rows(self, number: int, finished: Finished) -> None:
-        try:
-            places = self._channel.answers.write(finished.tensors)
-        except ArenaFull:
-            self._refuse(number, Overloaded(retry_after=1.0))
-            return
-        except Exception as error:
-            self._refuse(number, error)
-            return
-        queued, ran = finished.queue_seconds, finished.run_seconds
-        self.tell({"op": "done", "id": number, "out": places, "queued": queued, "ran": ran})
-
-    def _refuse(self, number: int, error: Exception) -> None:
-        if not isinstance(error, ServiceError):
-            logger.error("job %d of a worker could not be run", number, exc_info=error)
-            error = InternalError()
-        told = {"error": error.code, "detail": error.detail, "retry_after": getattr(error, "retry_after", 0.0)}
-        self.tell({"op": "failed", "id": number, **told})
+async def open_in_engine(folder: Path, manifest: Manifest, serving: ServingConfig, resources: Resources) -> Servable:
+    """As `open_servable`; a small model is measured here and closed again: workers open it on their own."""
+    servable = await open_servable(folder, manifest, serving, resources)
+    if servable.inline:
+        await servable.close()
+    return servable
 
 
 class Engine:
@@ -131,12 +38,15 @@ class Engine:
 
     def __init__(self, registry: Registry, shared: Shared, on_loaded: Callable[[Registry], None]) -> None:
         self._registry = registry
+        self._manager = Manager(registry, self)
         self._on_loaded = on_loaded
         self._shared = shared
         self._workers: dict[int, Worker] = {}
         self._places: dict[str, int] = {}
         self._telling: asyncio.Handle | None = None
-        self._connecting: set[asyncio.Task[None]] = set()
+        self._revision = 0
+        self._news = asyncio.Event()
+        self._tasks: set[asyncio.Task[None]] = set()
         shared.loads.begin()
         registry.on_change = self._changed
 
@@ -163,24 +73,77 @@ class Engine:
         self._on_loaded(self._registry)
 
     def batcher(self, key: str) -> Batcher:
-        """The batcher of `name/version`. Raises `NotReady` where it is not loaded (any more)."""
+        """The batcher of an opening. Raises `NotReady` where it is not open (any more)."""
         entry = self._registry.find(key)
         jobs = entry.servable.jobs if entry is not None and entry.servable is not None else None
         if not isinstance(jobs, Batcher):
-            raise NotReady(f"Model {key} is not loaded: retry.")
+            raise NotReady(f"Model {key.partition('@')[0]} is not loaded: retry.")
         return jobs
 
     def write_load(self, batcher: Batcher) -> None:
         """Write down what the rows of a model take now."""
-        pace = batcher.lane.pace
-        self._shared.loads.learn(self._place(batcher.name), pace.row_seconds, pace.batch_seconds)
+        if (place := self._places.get(batcher.name)) is not None:
+            pace = batcher.lane.pace
+            self._shared.loads.learn(place, pace.row_seconds, pace.batch_seconds)
+
+    def obey(self, worker: Worker, message: Message) -> None:
+        """Do what a caller of this worker wants done with a model, and tell it."""
+        self._start(self._obey(worker, message))
+
+    def hear(self) -> None:
+        """A worker told how far it is, or is gone."""
+        self._news.set()
+
+    async def copied(self) -> Mapping[str, str]:
+        """As `app.repository.manager.Followers.copied`: what a worker has not opened in time could not be opened."""
+        self._tell()
+        revision = self._revision
+        late = await self._late(lambda worker: worker.has(revision))
+        reasons = {key: reason for worker in self._workers.values() for key, reason in worker.failed.items()}
+        if late:
+            logger.error("%d workers do not follow", late)
+            staged = [entry.key for entry in self._registry.openings() if entry.state == "loading"]
+            reasons |= dict.fromkeys(staged, f"{late} workers had not opened it after {_PATIENCE:.0f} s.")
+        return reasons
+
+    async def left(self, keys: Collection[str]) -> None:
+        """As `app.repository.manager.Followers.left`; who uses them for too long is left without."""
+        late = await self._late(lambda worker: not any(map(worker.uses, keys)))
+        if late:
+            logger.error("%d workers still use %s, which is closed", late, ", ".join(keys))
+
+    async def _late(self, condition: Callable[[Worker], bool]) -> int:
+        """Wait until a condition holds for every worker: how many it does not hold for after `_PATIENCE`."""
+        try:
+            async with asyncio.timeout(_PATIENCE):
+                while not all(map(condition, self._workers.values())):
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            return sum(not condition(worker) for worker in self._workers.values())
+        return 0
+
+    async def _obey(self, worker: Worker, message: Message) -> None:
+        name, versions = message["name"], message.get("versions")
+        told: Message = {"op": "commanded", "id": message["id"], "name": name}
+        try:
+            if message["what"] == "load":
+                await self._manager.load(name, tuple(versions) if isinstance(versions, list) else versions)
+            else:
+                await self._manager.unload(name)
+        except Exception as error:  # whatever it is, a caller waits for an answer
+            told |= refusal(error, f"{message['what']} of {name} failed")
+        worker.tell(told)
 
     def _introduce(self, number: int, end: socket.socket) -> None:
         if number not in self._workers:
             self._workers[number] = Worker(self, self._shared.channels[number])
-        task = asyncio.create_task(self._workers[number].connect(end))
-        self._connecting.add(task)
-        task.add_done_callback(self._connecting.discard)
+        self._start(self._workers[number].connect(end))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _changed(self) -> None:
         """Tell every worker, once for all changes of one turn of the loop."""
@@ -188,16 +151,26 @@ class Engine:
             self._telling = asyncio.get_running_loop().call_soon(self._tell)
 
     def _tell(self) -> None:
-        self._telling = None
+        if self._telling is not None:
+            self._telling.cancel()
+            self._telling = None
+        self._revision += 1
         message = self.models()
         for worker in self._workers.values():
             worker.tell(message)
 
     def models(self) -> Message:
         """What workers are told: every version, and whether all were tried."""
-        entries = [tell(entry, self._place(str(entry))) for entry in self._registry.entries()]
-        return {"op": "models", "entries": entries, "settled": self._registry.settled.is_set()}
+        openings = self._registry.openings()
+        self._assign({str(entry) for entry in openings})
+        entries = [tell(entry, self._places[str(entry)]) for entry in openings]
+        settled = self._registry.settled.is_set()
+        return {"op": "models", "revision": self._revision, "entries": entries, "settled": settled}
 
-    def _place(self, key: str) -> int:
-        """The row of a version in the table of loads."""
-        return self._places.setdefault(key, len(self._places) % self._shared.loads.models)
+    def _assign(self, versions: set[str]) -> None:
+        """Give each version a row in the table of loads, and take back those of versions that are gone."""
+        self._places = {version: place for version, place in self._places.items() if version in versions}
+        free = iter(sorted(set(range(self._shared.loads.models)) - set(self._places.values())))
+        for version in sorted(versions - self._places.keys()):
+            place = self._places[version] = next(free, 0)
+            self._shared.loads.learn(place, 0.0, 0.0)

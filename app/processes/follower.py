@@ -4,7 +4,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from app.processes.link import Message
 from app.processes.loads import Load
 from app.processes.remote import Messenger, RemoteJobs
 from app.processes.shared import Shared
-from app.processes.told import Told, heard
+from app.processes.told import Told, heard, opened
 from app.repository.registry import Entry, Registry
 from app.servable import Resources, Servable, build, open_servable
 
@@ -35,10 +36,14 @@ class Follower:
         self._loads = shared.loads
         self._loads.begin_worker(number)
         self._resources = resources
-        self._messenger = Messenger(channel.jobs, channel.answers, self._heard, self._engine_lost)
+        self.messenger = Messenger(channel.jobs, channel.answers, self._heard, self._engine_lost)
         self._told: dict[tuple[str, int], Told] = {}
+        """What `open` is called for now."""
         self._latest: Message | None = None
         """What the engine told last: each message tells of everything."""
+        self._copied = 0
+        """The revision that this registry is a copy of."""
+        self._ending: dict[Entry, asyncio.Task[None]] = {}
         self._news = asyncio.Event()
         self._registry: Registry | None = None
 
@@ -48,7 +53,7 @@ class Follower:
         connecting: set[asyncio.Task[None]] = set()
 
         def introduce(_: int, end: socket.socket) -> None:
-            task = asyncio.create_task(self._messenger.connect(end))
+            task = asyncio.create_task(self.messenger.connect(end))
             connecting.add(task)
             task.add_done_callback(connecting.discard)
 
@@ -74,10 +79,9 @@ class Follower:
             plan = replace(running.plan, threads=1, lone_threads=1)
             return await open_servable(folder, manifest, serving, self._resources, plan)
         metrics = self._resources.metrics.of(manifest.task, manifest.name, manifest.version)
-        key = f"{manifest.name}/{manifest.version}"
         limit = self._resources.max_queue_seconds
         load = Load(self._loads, self._number, told["place"])
-        jobs = RemoteJobs(self._messenger, key, load, limit, metrics, time.monotonic)
+        jobs = RemoteJobs(self.messenger, told["key"], load, limit, metrics, time.monotonic)
         return build(folder, manifest, running, jobs, self._resources)
 
     def _heard(self, message: Message | None) -> None:
@@ -85,42 +89,101 @@ class Follower:
         self._news.set()
 
     async def _apply(self, registry: Registry, message: Message) -> None:
-        """Do as the engine did, unless it tells of something newer meanwhile, or is gone."""
+        """Do as the engine did, one model after the other, unless it tells of something newer meanwhile, or is gone."""
         try:
             registry.look()
         except (InvalidSettings, OSError) as error:
             logger.error("no models can be looked for now: %s", error)
             asyncio.get_running_loop().call_later(_RETRY, self._news.set)
             return
+        models: defaultdict[str, list[Told]] = defaultdict(list)
         for told in message["entries"]:
+            models[told["name"]].append(told)
+        if message["settled"]:
+            models |= {name: [] for name in registry.names() if name not in models}
+        for name, versions in models.items():
             if self._latest is not message:
                 return
-            await self._copy(registry, told)
-        if message["settled"] and self._latest is message:
+            await self._copy(registry, name, versions, message["settled"])
+        if self._latest is message:
+            self._finish(registry, message)
+
+    def _finish(self, registry: Registry, message: Message) -> None:
+        if message["settled"] and not registry.settled.is_set():
             registry.settle()
             self._connections.ready(self._number)
+        self._copied = message["revision"]
+        self._tell_copied()
 
-    async def _copy(self, registry: Registry, told: Told) -> None:
-        """Bring one version to the state that it has in the engine. What runs here answers on while an engine begins
-        anew."""
-        key = told["name"], told["version"]
-        self._told[key] = told
-        if told["state"] == "ready":
-            await registry.load(*key)
-            return
-        known = registry.find("{}/{}".format(*key))
+    async def _copy(self, registry: Registry, name: str, versions: Sequence[Told], settled: bool) -> None:
+        """Bring one model to the state that it has in the engine: what is to answer is opened first, then all of it
+        answers at once. What runs here answers on while an engine begins anew."""
+        for told in versions:
+            if told["running"] is None:
+                self._note(registry, told)
+            elif told["state"] in ("loading", "ready") and registry.find(told["key"]) is None:
+                self._told[told["name"], told["version"]] = told
+                await registry.stage(opened(told, registry.root))
+        mine = registry.openings(name)
+        ready = {told["key"]: told["reason"] for told in versions if told["state"] == "ready"}
+        over = {told["version"] for told in versions if told["running"] is not None or told["state"] == "unloaded"}
+        begins = {told["version"] for told in versions} - over
+        kept = [
+            entry for entry in mine
+            if _runs_here(entry) and (entry.version in begins or not (settled or entry.version in over))
+        ]  # fmt: skip
+        for entry in registry.switch(name, [*(entry for entry in mine if entry.key in ready), *kept]):
+            self._end(registry, entry)
+        for entry in registry.ready(name):
+            entry.reason = ready.get(entry.key, "")
+        await self._forget(registry, name, versions, settled)
+
+    def _note(self, registry: Registry, told: Told) -> None:
+        """Note a version that is not open in the engine."""
+        known = [entry for entry in registry.openings(told["name"]) if entry.version == told["version"]]
         state = told["state"], told["reason"]
-        if known is None or (not _runs_here(known) and (known.state, known.reason) != state):
-            registry.note(*key, *state)
+        if not any(entry.state == "ready" or (entry.state, entry.reason) == state for entry in known):
+            registry.note(told["name"], told["version"], *state)
+
+    async def _forget(self, registry: Registry, name: str, versions: Sequence[Told], settled: bool) -> None:
+        """Close what was staged in vain, and forget what the engine has forgotten."""
+        staged = {told["key"] for told in versions if told["running"] is not None}
+        known = {told["version"] for told in versions}
+        for entry in registry.openings(name):
+            if entry.servable is None and settled and entry.version not in known:
+                registry.forget(entry)
+            elif entry.servable is not None and entry.state == "loading" and entry.key not in staged:
+                await registry.release(entry)
+
+    def _end(self, registry: Registry, entry: Entry) -> None:
+        """Let a version that was replaced answer what it has begun; the engine waits for that."""
+
+        def ended(_: "asyncio.Task[None]") -> None:
+            del self._ending[entry]
+            self._tell_copied()
+
+        self._ending[entry] = asyncio.create_task(registry.release(entry))
+        self._ending[entry].add_done_callback(ended)
+
+    def _tell_copied(self) -> None:
+        """Tell the engine how far this copy is, and what still runs here that should not for long."""
+        openings = self._registry.openings() if self._registry is not None else []
+        failed = {entry.key: entry.reason for entry in openings if entry.state == "failed" and entry.opening}
+        using = [entry.key for entry in self._ending]
+        self.messenger.tell({"op": "copied", "revision": self._copied, "failed": failed, "using": using})
 
     def _engine_lost(self) -> None:
         """Models that live there wait for its successor; those that live here answer on."""
         self._latest = None
-        if self._registry is not None:
-            for entry in self._registry.entries():
-                if entry.servable is not None and not _runs_here(entry):
-                    self._registry.note(entry.name, entry.version, "loading", "")
+        self._copied = 0
+        if (registry := self._registry) is None:
+            return
+        for name in registry.names():
+            mine = registry.openings(name)
+            for entry in registry.switch(name, [entry for entry in mine if _runs_here(entry)]):
+                self._end(registry, entry)
+                registry.note(name, entry.version, "loading", "")
 
 
 def _runs_here(entry: Entry) -> bool:
-    return entry.servable is not None and not isinstance(entry.servable.jobs, RemoteJobs)
+    return entry.state == "ready" and entry.servable is not None and not isinstance(entry.servable.jobs, RemoteJobs)

@@ -14,6 +14,8 @@ from app.errors import (
     InferenceFailed,
     InsufficientMemory,
     InternalError,
+    LoadRefused,
+    ModelNotFound,
     NotReady,
     Overloaded,
     ServiceError,
@@ -40,8 +42,10 @@ ERRORS: Mapping[str, Callable[[Message], ServiceError]] = {
     InferenceFailed.code: lambda told: InferenceFailed(),
     InsufficientMemory.code: lambda told: InsufficientMemory(),
     InternalError.code: lambda told: InternalError(),
+    ModelNotFound.code: lambda told: ModelNotFound(told["name"]),
+    LoadRefused.code: lambda told: LoadRefused(told["detail"]),
 }
-"""What a job may be refused with in the engine, made again from what is told of it."""
+"""What the engine may refuse a job or a command with, made again from what is told of it."""
 
 
 @dataclass
@@ -78,6 +82,7 @@ class Messenger:
         self._link: Link | None = None
         self._ids = itertools.count()
         self._sent: dict[int, _Sent] = {}
+        self._commands: dict[int, asyncio.Future[None]] = {}
         self._read: list[Place] = []
 
     def __repr__(self) -> str:
@@ -112,6 +117,28 @@ class Messenger:
         self._link.send({"op": "run", **job})
         return partial(self._drop, number, sent)
 
+    async def command(self, name: str, **what: object) -> None:
+        """Have the engine do something with the model of this name, and wait until it is done.
+
+        Raises:
+            NotReady: there is no engine now, or it went away meanwhile.
+            ServiceError: what it refused with.
+        """
+        if self._link is None:
+            raise NotReady(_AWAY)
+        number = next(self._ids)
+        done = self._commands[number] = asyncio.get_running_loop().create_future()
+        self._link.send({"op": "command", "id": number, "name": name, **what})
+        try:
+            await done
+        finally:
+            self._commands.pop(number, None)
+
+    def tell(self, message: Message) -> None:
+        """Send the engine a message, if there is one."""
+        if self._link is not None:
+            self._link.send(message)
+
     def _drop(self, number: int, sent: _Sent) -> None:
         sent.deliver = _nobody
         if self._link is not None and self._sent.get(number) is sent:
@@ -120,6 +147,9 @@ class Messenger:
     def _receive(self, message: Message) -> None:
         if message["op"] == "models":
             self._on_models(message)
+            return
+        if message["op"] == "commanded":
+            _settle(self._commands.pop(message["id"], None), message)
             return
         sent = self._sent.pop(message["id"])
         self._jobs.give_back(sent.places)
@@ -151,7 +181,21 @@ class Messenger:
         for sent in lost.values():
             self._jobs.give_back(sent.places)
             sent.end(NotReady(_AWAY))
+        waiting, self._commands = self._commands, {}
+        for done in waiting.values():
+            if not done.done():
+                done.set_exception(NotReady(_AWAY))
         self._on_lost()
+
+
+def _settle(done: "asyncio.Future[None] | None", message: Message) -> None:
+    """Tell whoever waits for a command what became of it."""
+    if done is None or done.done():
+        return
+    if "error" in message:
+        done.set_exception(ERRORS[message["error"]](message))
+    else:
+        done.set_result(None)
 
 
 class RemoteJobs:
@@ -167,9 +211,11 @@ class RemoteJobs:
         self._max_queue_seconds = max_queue_seconds
         self._metrics = metrics
         self._clock = clock
+        self._running = 0
+        self._all_settled: asyncio.Future[None] | None = None
 
     def __repr__(self) -> str:
-        return f"<RemoteJobs {self._key}: {self._load.waiting()} waiting>"
+        return f"<RemoteJobs {self._key.partition('@')[0]}: {self._load.waiting()} waiting>"
 
     def admit(self, rows: int, deadline: float, ahead: int = 0) -> None:
         """Refuse early what the engine would refuse, after `ahead` rows that are still being decoded here.
@@ -197,11 +243,12 @@ class RemoteJobs:
             Overloaded: there is no room for the tensors.
         """
         try:
-            drop = self._send(tensors, rows, deadline, deliver, partial(self._load.add, -rows))
+            drop = self._send(tensors, rows, deadline, deliver, partial(self._settled, rows))
         except ArenaFull:
             self._metrics.rejected.inc()
             raise Overloaded(retry_after=1.0) from None
         self._load.add(rows)
+        self._running += 1
         return drop
 
     def fault(self) -> str:
@@ -209,4 +256,13 @@ class RemoteJobs:
         return ""
 
     async def close(self) -> None:
-        """Nothing is kept here: the engine answers what it accepted."""
+        """Wait until the engine has answered what it accepted. Nothing else is kept here."""
+        if self._running:
+            self._all_settled = asyncio.get_running_loop().create_future()
+            await self._all_settled
+
+    def _settled(self, rows: int) -> None:
+        self._load.add(-rows)
+        self._running -= 1
+        if self._all_settled is not None and not self._running:
+            self._all_settled.set_result(None)

@@ -1,11 +1,14 @@
 """What the engine tells of a model version, and what a worker makes of it."""
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from app.manifest import Manifest, ServingConfig
 from app.repository.registry import Entry
+from app.repository.store import Opening
 from app.runtime.plan import Plan
 from app.servable import Running
 from app.tensors import TensorSpec
@@ -16,14 +19,24 @@ Told = dict[str, Any]
 def tell(entry: Entry, place: int) -> Told:
     """An entry as it goes into a message; `place` is its row in the table of loads."""
     running = None if entry.servable is None else entry.servable.running
+    opening = entry.opening
     return {
         "name": entry.name,
         "version": entry.version,
         "state": entry.state,
         "reason": entry.reason,
         "place": place,
+        "key": entry.key,
+        "opening": None if opening is None or running is None else _opening(opening),
         "running": None if running is None else _running(running),
     }
+
+
+def opened(told: Told, root: Path) -> Opening:
+    """What the engine opened, whatever lies on disk by now."""
+    manifest = Manifest.model_validate(told["opening"]["manifest"])
+    serving = ServingConfig.model_validate(told["opening"]["serving"])
+    return Opening(root / manifest.name / str(manifest.version), manifest, serving)
 
 
 def heard(told: Told) -> Running:
@@ -39,6 +52,10 @@ def heard(told: Told) -> Running:
         Plan(**plan),
         running["inline"],
     )
+
+
+def _opening(opening: Opening) -> Told:
+    return {"manifest": opening.manifest.model_dump(mode="json"), "serving": opening.serving.model_dump(mode="json")}
 
 
 def _running(running: Running) -> Told:

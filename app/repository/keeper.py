@@ -28,7 +28,7 @@ class Keeper:
     def look(self) -> None:
         """Beat, and tell what is wrong beyond repair; which version it is goes to the log, once."""
         found: dict[str, str] = {}
-        for entry in self._registry.entries():
+        for entry in self._registry.openings():
             if entry.servable is not None and (fault := entry.servable.jobs.fault()):
                 found[str(entry)] = fault
         for key in found.keys() - self._told.keys():

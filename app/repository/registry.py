@@ -1,39 +1,28 @@
-"""What is loaded: opens versions, answers who serves, drains and closes. One broken model leaves the others serving."""
+"""What is loaded: opens versions, answers who serves, drains and closes. A broken one leaves the others serving.
+
+A version is opened beside those that serve (`stage`), takes over in one step (`switch`), and what it replaced is
+drained and closed (`release`). When that is to happen is up to `app.repository.manager`, or told by another process.
+"""
 
 import asyncio
-import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 from app.errors import ImagoError, InvalidModel, ModelNotFound, NotReady, WrongTask
 from app.manifest import GRAPH, Manifest, ServingConfig, read_manifest
-from app.repository.store import ModelFolder, scan
+from app.repository.entries import Entries, Entry, State
+from app.repository.store import ModelFolder, Opening, scan
 from app.servable import Servable
+
+__all__ = ["Entry", "Opener", "Registry", "State"]
 
 logger = logging.getLogger("imago.repository")
 
-State = Literal["loading", "ready", "failed"]
 LOADING = "The models are being loaded: retry."
 Opener = Callable[[Path, Manifest, ServingConfig], Awaitable[Servable]]
 """Makes the servable of the version in a folder; raises `ImagoError` where it cannot."""
-
-
-@dataclass
-class Entry:
-    """One version, loaded or on its way, or the reason why it is not."""
-
-    name: str
-    version: int
-    state: State = "loading"
-    reason: str = ""
-    manifest: Manifest | None = None
-    servable: Servable | None = None
-
-    def __str__(self) -> str:
-        return f"{self.name}/{self.version}" if self.version else self.name
 
 
 class Registry:
@@ -47,33 +36,47 @@ class Registry:
         self._open = opener
         self._defaults = defaults
         self._count = count
-        self._folders: dict[str, ModelFolder] = {}
-        self._entries: dict[str, dict[int, Entry]] = {}
+        self._folders: dict[str, ModelFolder | InvalidModel] = {}
+        self._entries = Entries()
+        self._opened: dict[str, Entry] = {}
         self._serving: dict[tuple[str | None, str | None, int | None], Servable] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {self.root.name}: {', '.join(f'{e} {e.state}' for e in self.entries())}>"
 
     def entries(self) -> list[Entry]:
-        """All versions, by name, newest first."""
-        return [
-            versions[version] for _, versions in sorted(self._entries.items()) for version in sorted(versions)[::-1]
-        ]
+        """All versions as they are shown, by name, newest first."""
+        return [entry for name in self._entries.names() for entry in self._entries.shown(name)]
+
+    def openings(self, name: str | None = None) -> list[Entry]:
+        """All entries, or those of one model: of one version there are several while one takes over from the other."""
+        return list(self._entries) if name is None else self._entries.of(name)
+
+    def names(self) -> list[str]:
+        """All models, loaded or not."""
+        return self._entries.names()
 
     def versions_on_disk(self, name: str) -> tuple[int, ...]:
-        """Versions of a model that lie complete on disk, loaded or not."""
+        """Versions of a model that lay complete on disk when it was looked at last, loaded or not."""
         folder = self._folders.get(name)
-        return folder.versions if folder else ()
+        return folder.versions if isinstance(folder, ModelFolder) else ()
+
+    def folder(self, name: str) -> ModelFolder:
+        """The folder of a model as it was looked at last. Raises `InvalidModel` as `usable`."""
+        return usable(self._folders.get(name))
 
     def serving_config(self, name: str) -> ServingConfig:
-        """What the operator chose for a model."""
-        folder = self._folders.get(name)
-        return folder.serving if folder else ServingConfig()
+        """What the operator chose for a model that answers."""
+        openings = [entry.opening for entry in self.ready(name) if entry.opening is not None]
+        return openings[-1].serving if openings else ServingConfig()
 
     def find(self, key: str) -> Entry | None:
-        """The entry of `name/version`."""
-        name, _, version = key.rpartition("/")
-        return self._entries.get(name, {}).get(int(version))
+        """The entry of an opening, until it is closed."""
+        return self._opened.get(key)
+
+    def ready(self, name: str) -> list[Entry]:
+        """The versions of a model that answer."""
+        return [entry for entry in self._entries.of(name) if entry.state == "ready"]
 
     async def load_all(self) -> None:
         """Open every version that its operator chose, one after the other, the quickest models first: most can answer
@@ -84,53 +87,113 @@ class Registry:
         """
         for name, folder in sorted(self.look().items(), key=_work):
             try:
-                chosen = _usable(folder).chosen()
+                chosen = usable(folder).chosen()
             except InvalidModel as error:
                 self.note(name, 0, "failed", error.detail)
                 continue
             for version in chosen:
-                await self.load(name, version)
+                await self._load(usable(folder), version)
         self._check_defaults()
         self.settle()
 
-    def look(self) -> dict[str, ModelFolder | InvalidModel]:
-        """Look what is on disk. Raises `InvalidSettings` where the root is no folder."""
-        found = scan(self.root)
-        self._folders = {name: folder for name, folder in found.items() if not isinstance(folder, InvalidModel)}
-        return found
-
-    async def load(self, name: str, version: int) -> None:
-        """Open one version, unless it is ready already; a failure is kept with its reason."""
-        known = self._entries.get(name, {}).get(version)
-        if known is not None and known.state == "ready":
-            return
-        entry = self._keep(Entry(name, version))
+    async def _load(self, folder: ModelFolder, version: int) -> None:
         try:
-            folder = self._folders[name]
-            path = folder.version_path(version)
-            entry.manifest = _matching(read_manifest(path), name, version)
-            entry.servable = await self._open(path, entry.manifest, folder.serving)
+            opening = folder.opening(version)
+        except InvalidModel as error:
+            self.note(folder.name, version, "failed", error.detail)
+            return
+        entry = await self.stage(opening)
+        self.switch(folder.name, [*self.ready(folder.name), entry])
+
+    def look(self) -> Mapping[str, ModelFolder | InvalidModel]:
+        """Look what is on disk. Raises `InvalidSettings` where the root is no folder."""
+        self._folders = scan(self.root)
+        for entry in self.openings():
+            if entry.state == "unloaded" and entry.version not in self.versions_on_disk(entry.name):
+                self._entries.remove(entry)
+        return self._folders
+
+    async def stage(self, opening: Opening) -> Entry:
+        """Open one version beside those that serve; it answers from `switch` on. A failure is kept with its reason."""
+        manifest = opening.manifest
+        entry = Entry(manifest.name, manifest.version, manifest=manifest, opening=opening)
+        self._entries.add(entry)
+        self.on_change()
+        try:
+            entry.servable = await self._open(opening.path, manifest, opening.serving)
         except ImagoError as error:
             self._fail(entry, error.detail)
         except Exception:  # whatever one version trips over, the others are loaded
             logger.exception("loading %s failed unexpectedly", entry)
             self._fail(entry, "loading failed unexpectedly; the log says how")
         else:
-            entry.state = "ready"
-            logger.info("%s is ready", entry)
+            self._opened[entry.key] = entry
+        self.on_change()
+        return entry
+
+    def switch(self, name: str, serve: Collection[Entry]) -> list[Entry]:
+        """Let these answer for a model from now on, and no others; of those that are not open nothing changes.
+        Returns what was replaced, which is to be released."""
+        retired = [entry for entry in self.ready(name) if entry not in serve]
+        for entry in retired:
+            entry.state, entry.reason = "unloading", ""
+            if entry.servable is not None:
+                entry.servable.retired = True
+        for entry in serve:
+            if entry.servable is not None and entry.state in ("loading", "ready"):
+                if entry.state == "loading":
+                    logger.info("%s is ready", entry)
+                entry.state, entry.reason = "ready", ""
         self._route()
+        self.on_change()
+        return retired
+
+    async def release(self, entry: Entry) -> None:
+        """Let a version that answers no more finish what it has accepted, and close it. While it lies on disk, and no
+        other opening of it is known, it is remembered as unloaded."""
+        await self._close(entry)
+        logger.info("%s is closed", entry)
+        entry.state = "unloaded"
+        others = [other for other in self._entries.of(entry.name) if other.version == entry.version]
+        if others != [entry] or entry.version not in self.versions_on_disk(entry.name):
+            self._entries.remove(entry)
+        self.on_change()
+
+    async def discard(self, entry: Entry, reason: str) -> None:
+        """Close a version that was staged, and is not to answer for this reason."""
+        await self._close(entry)
+        if any(other.version == entry.version for other in self.ready(entry.name)):
+            self._entries.remove(entry)
+        else:
+            self._fail(entry, reason)
+        self.on_change()
+
+    def blame(self, name: str, reason: str) -> None:
+        """Note why a model was not loaded as it was to be: of the versions that answer on, or else of the model."""
+        for entry in self.ready(name):
+            entry.reason = f"It was not replaced: {reason}"
+        if not self._entries.of(name):
+            self.note(name, 0, "failed", reason)
         self.on_change()
 
     def note(self, name: str, version: int, state: State, reason: str) -> None:
         """Keep a version that cannot answer now, and why."""
-        entry = self._keep(Entry(name, version))
-        if (folder := self._folders.get(name)) is not None and version in folder.versions:
-            with contextlib.suppress(InvalidModel):
+        entry = self._entries.add(Entry(name, version))
+        folder = self._folders.get(name)
+        if isinstance(folder, ModelFolder) and version in folder.versions:
+            try:
                 entry.manifest = read_manifest(folder.version_path(version))
+            except InvalidModel:
+                logger.debug("the manifest of %s cannot be read", entry)
         entry.state = state
         if state == "failed":
             self._fail(entry, reason)
         self._route()
+        self.on_change()
+
+    def forget(self, entry: Entry) -> None:
+        """Forget a version that is not open."""
+        self._entries.remove(entry)
         self.on_change()
 
     def settle(self) -> None:
@@ -159,34 +222,38 @@ class Registry:
         return self._serving.get((kind, None, None))
 
     def describe(self, name: str) -> list[Entry]:
-        """The versions of one model, newest first. Raises `ModelNotFound`."""
-        if name not in self._entries:
+        """The versions of one model as they are shown, newest first. Raises `ModelNotFound`."""
+        shown = self._entries.shown(name)
+        if not shown:
             raise ModelNotFound(name)
-        return [self._entries[name][version] for version in sorted(self._entries[name])[::-1]]
+        return shown
 
     async def close(self) -> None:
         """Answer what was accepted, then close every session."""
         self._serving.clear()
-        for entry in self.entries():
+        for entry in self.openings():
             if entry.servable is not None:
                 await entry.servable.close()
                 entry.servable = None
+        self._opened.clear()
         self._count(0)
+
+    async def _close(self, entry: Entry) -> None:
+        if entry.servable is not None:
+            await entry.servable.close()
+            self._opened.pop(entry.key, None)
+            entry.servable = None
 
     def _fail(self, entry: Entry, reason: str) -> None:
         entry.state, entry.reason = "failed", reason
         logger.error("%s is broken: %s", entry, reason)
-
-    def _keep(self, entry: Entry) -> Entry:
-        self._entries.setdefault(entry.name, {})[entry.version] = entry
-        return entry
 
     def _route(self) -> None:
         """Write down who answers each question, so that a request costs one look-up."""
         serving: dict[tuple[str | None, str | None, int | None], Servable] = {}
         loaded = 0
         for entry in self.entries():
-            if (servable := entry.servable) is None:
+            if (servable := entry.servable) is None or entry.state != "ready":
                 continue
             loaded += 1
             kind = servable.task.kind
@@ -207,37 +274,35 @@ class Registry:
             entries = [entry for entry in self.entries() if entry.manifest and entry.manifest.task == kind]
         else:
             entries = [entry for entry in self.describe(name) if version in (None, entry.version)]
+        entries = [entry for entry in entries if entry.state not in ("unloading", "unloaded")]
         if not entries:
             raise ModelNotFound(name, version)
         entry = entries[0]
-        if entry.servable is None:
+        if entry.state != "ready" or entry.servable is None:
             raise NotReady(f"Model {entry.name!r} cannot answer: {entry.reason or entry.state}", retry_after=5)
         raise WrongTask(entry.name, entry.servable.task.kind, kind or "")
 
     def _check_defaults(self) -> None:
         for kind, name in self._defaults.items():
-            if name not in self._entries:
+            if name not in self.names():
                 logger.error("default model %r for %r is not below %s", name, kind, self.root)
+
+
+def usable(folder: ModelFolder | InvalidModel | None) -> ModelFolder:
+    """The folder of a model. Raises `InvalidModel` where its `serving.toml` is broken, or where there is none."""
+    if folder is None:
+        raise InvalidModel("There is no complete version of it on disk.")
+    if isinstance(folder, InvalidModel):
+        raise folder
+    return folder
 
 
 def _work(found: tuple[str, ModelFolder | InvalidModel]) -> int:
     """What a row of a model's newest version costs, roughly: a convolution uses each weight once for each pixel."""
     folder = found[1]
     try:
-        manifest = read_manifest(_usable(folder).version_path(_usable(folder).versions[-1]))
+        manifest = read_manifest(usable(folder).version_path(usable(folder).versions[-1]))
     except InvalidModel:
         return 0
     pixels = manifest.image.width * manifest.image.height if manifest.image else 1
     return manifest.files[GRAPH].bytes * pixels if GRAPH in manifest.files else 0
-
-
-def _usable(folder: ModelFolder | InvalidModel) -> ModelFolder:
-    if isinstance(folder, InvalidModel):
-        raise folder
-    return folder
-
-
-def _matching(manifest: Manifest, name: str, version: int) -> Manifest:
-    if (manifest.name, manifest.version) != (name, version):
-        raise InvalidModel(f"{name}/{version} holds the manifest of {manifest.name}/{manifest.version}: copied?")
-    return manifest

@@ -2,10 +2,20 @@
 
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from app.errors import InvalidModel, InvalidSettings
-from app.manifest import MANIFEST, NAME, ServingConfig, read_serving
+from app.manifest import (
+    MANIFEST,
+    NAME,
+    Manifest,
+    ServingConfig,
+    mark_of,
+    read_manifest,
+    read_serving,
+    read_verified,
+)
 
 _TAKEN = "stats"
 """`/v2/models/stats` is a route of the Open Inference Protocol."""
@@ -39,6 +49,39 @@ class ModelFolder:
     def version_path(self, version: int) -> Path:
         """The folder of one version."""
         return self.path / str(version)
+
+    def opening(self, version: int) -> "Opening":
+        """One version as it would be opened now.
+
+        Raises:
+            InvalidModel: its manifest cannot be read, or is that of another version.
+        """
+        path = self.version_path(version)
+        manifest = read_manifest(path)
+        if (manifest.name, manifest.version) != (self.name, version):
+            raise InvalidModel(
+                f"{self.name}/{version} holds the manifest of {manifest.name}/{manifest.version}: copied?"
+            )
+        return Opening(path, manifest, self.serving)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """One version as it is opened: its folder, what it is, and how it is to run."""
+
+    path: Path
+    manifest: Manifest
+    serving: ServingConfig
+
+    @cached_property
+    def key(self) -> str:
+        """A name that is equal where opening again would change nothing: `classifier/2@8d3f0c55a1b2`."""
+        return f"{self.manifest.name}/{self.manifest.version}@{mark_of(self.manifest, self.serving)}"
+
+    def verify(self) -> None:
+        """Check that its files are still those of the manifest. Raises `InvalidModel`."""
+        for name in self.manifest.files:
+            read_verified(self.path, self.manifest, name)
 
 
 def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:

@@ -34,7 +34,6 @@ from app.tensors import Tensors, TensorSpec
 from tests.make_models import make_classifier
 from tests.processes.scenario import pair, until
 
-KEY = "tiny-classifier/1"
 POISON = 66
 FOREVER = 1e12
 SIZE = 8
@@ -79,8 +78,17 @@ class Caller:
         self.messenger = Messenger(channel.jobs, channel.answers, self.told.append, self._lose)
         self._wire: socket.socket | None = None
 
-    def run(self, value: int, rows: int = 1, deadline: float = FOREVER, key: str = KEY) -> "asyncio.Task[Finished]":
+    @property
+    def key(self) -> str:
+        """What the engine calls its model."""
+        key: str = self.told[-1]["entries"][0]["key"]
+        return key
+
+    def run(
+        self, value: int, rows: int = 1, deadline: float = FOREVER, key: str | None = None
+    ) -> "asyncio.Task[Finished]":
         """Send a job whose pixels have this value."""
+        key = key or self.key
         tensors = {"image": np.full((rows, SIZE, SIZE, 3), value, np.uint8)}
 
         def start(deliver: Deliver) -> Drop:
@@ -129,7 +137,8 @@ class House:
     @property
     def batcher(self) -> Batcher:
         """Whatever lane the model has."""
-        return self.engine.batcher(KEY)
+        (entry,) = self.registry.openings()
+        return self.engine.batcher(entry.key)
 
     def hold(self) -> None:
         """Let the next batch wait until the gate is opened again."""

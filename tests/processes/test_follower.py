@@ -16,7 +16,7 @@ from app.errors import NotReady
 from app.imaging.codec import Decoder
 from app.processes.control import send_socket
 from app.processes.follower import Follower
-from app.processes.link import Link
+from app.processes.link import Link, Message
 from app.processes.remote import RemoteJobs
 from app.processes.shared import share
 from app.processes.told import Told, tell
@@ -71,12 +71,15 @@ class Worker:
         self.registry = Registry(root, follower.open, {}, lambda count: None)
         self._following = asyncio.create_task(follower.follow(self.registry, self._its_control, self._stop))
         self._engine: Link | None = None
+        self._revision = 0
+        self.said: list[Message] = []
+        """What it told the engine."""
 
     async def begin_engine(self) -> None:
         ours, theirs = pair()
         with theirs:
             send_socket(self.control, 0, theirs)
-        self._engine = Link(lambda message: None, lambda: None)
+        self._engine = Link(self.said.append, lambda: None)
         await self._engine.open(ours)
 
     def end_engine(self) -> None:
@@ -86,7 +89,9 @@ class Worker:
     def hear(self, *entries: Told, settled: bool = True) -> None:
         """Let the engine tell."""
         assert self._engine is not None
-        self._engine.send({"op": "models", "entries": entries, "settled": settled})
+        self._revision += 1
+        message = {"op": "models", "revision": self._revision, "entries": entries, "settled": settled}
+        self._engine.send(message)
 
     @property
     def states(self) -> dict[str, str]:

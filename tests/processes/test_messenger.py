@@ -17,7 +17,7 @@ from app.processes.remote import ERRORS, RemoteJobs
 from app.scheduling.batcher import Finished
 from app.scheduling.policy import Limits
 from app.telemetry.metrics import Metrics
-from tests.processes.engines import FOREVER, KEY, POISON, ROW_BYTES, SIZE, Caller, House, engine
+from tests.processes.engines import FOREVER, POISON, ROW_BYTES, SIZE, Caller, House, engine
 from tests.processes.scenario import pair, run, until
 
 
@@ -141,7 +141,7 @@ def test_a_job_that_the_engine_cannot_even_read_is_answered(tmp_path: Path, capl
     async def scenario() -> None:
         async with engine(tmp_path) as (house, (caller,)):
             with pytest.raises(InternalError):
-                await caller.run(1, key="no version")
+                await caller.run(1, key=["no key"])
             assert answer(await caller.run(5)) == [5]
             await nothing_taken(house)
 
@@ -265,18 +265,18 @@ def test_a_new_engine_is_talked_to_though_the_end_of_the_old_was_not_heard_yet(t
     async def scenario() -> None:
         async with engine(tmp_path) as (house, (caller,)):
             silent, wire = pair()
-            old = Caller(house.shared, 0)
+            old, key = Caller(house.shared, 0), caller.key
             await old.messenger.connect(silent)
-            stuck = old.run(1)
+            stuck = old.run(1, key=key)
             await until(lambda: "1 jobs" in repr(old.messenger))
             caller.cut()
             await old.connect(house.control)
             with pytest.raises(NotReady):
                 await stuck
             assert old.lost == 1
-            assert answer(await old.run(2)) == [2]
+            assert answer(await old.run(2, key=key)) == [2]
             wire.close()
-            assert answer(await old.run(3)) == [3]
+            assert answer(await old.run(3, key=key)) == [3]
             assert old.lost == 1
             old.cut()
 
@@ -351,7 +351,7 @@ def test_whatever_callers_and_workers_do_no_memory_and_no_load_stays_behind(tmp_
 def jobs_of(house: House, caller: Caller, limit: float) -> tuple[RemoteJobs, Metrics]:
     metrics = Metrics(house.shared.board, caller.worker)
     model = metrics.of("classify", "tiny-classifier", 1)
-    return RemoteJobs(caller.messenger, KEY, caller.load, limit, model, time.monotonic), metrics
+    return RemoteJobs(caller.messenger, caller.key, caller.load, limit, model, time.monotonic), metrics
 
 
 def test_a_worker_refuses_at_once_what_the_engine_would_refuse(tmp_path: Path) -> None:

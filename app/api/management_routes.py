@@ -1,0 +1,162 @@
+"""Loading and unloading over HTTP: the repository extension of the Open Inference Protocol, as Triton defines it.
+
+Switched off unless the operator allows it: whoever may load models decides what code runs here.
+"""
+
+from typing import Any, Final, Protocol, TypeVar
+
+import orjson
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from starlette.requests import Request
+
+from app.api.errors import STATUS
+from app.api.schemas import problem_content
+from app.errors import ControlOff, InvalidRequest, LoadRefused, ModelNotFound, NotReady
+from app.manifest import Versions, explain
+
+BodyT = TypeVar("BodyT", bound=BaseModel)
+
+_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
+    400: problem_content(InvalidRequest.code, LoadRefused.code),
+    **{STATUS[error]: problem_content(error.code) for error in (ControlOff, ModelNotFound, NotReady)},
+}
+
+
+class Manages(Protocol):
+    """Who loads and unloads: here, or in the process that decides."""
+
+    async def load(self, name: str, versions: Versions | None = None) -> None:
+        """As `app.repository.manager.Manager.load`."""
+
+    async def unload(self, name: str) -> None:
+        """As `app.repository.manager.Manager.unload`."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class _Latest(_Strict):
+    num_versions: int = Field(1, ge=1, le=1)
+
+
+class _Specific(_Strict):
+    versions: tuple[int, ...] = Field(min_length=1)
+
+
+class _VersionPolicy(_Strict):
+    latest: _Latest | None = None
+    all: dict[str, Any] | None = None
+    specific: _Specific | None = None
+
+
+class _Configuration(_Strict):
+    """What of Triton's model configuration can be chosen at a load."""
+
+    name: str | None = None
+    version_policy: _VersionPolicy | None = None
+
+
+class _LoadParameters(_Strict):
+    config: str | None = None
+
+
+class _UnloadParameters(_Strict):
+    unload_dependents: bool = False
+
+
+class LoadBody(_Strict):
+    """`config` is a JSON string: `{"version_policy": {"specific": {"versions": [2]}}}`, or `latest`, or `all`."""
+
+    parameters: _LoadParameters = _LoadParameters()
+
+
+class UnloadBody(_Strict):
+    """No model depends on another here: `unload_dependents` changes nothing."""
+
+    parameters: _UnloadParameters = _UnloadParameters()
+
+
+class Done(BaseModel):
+    """What was done."""
+
+    name: str
+    load: bool | None = None
+    unload: bool | None = None
+
+
+def management_routes(manages: Manages, allowed: bool) -> APIRouter:
+    """The routes that change what is loaded. They answer when every process has followed."""
+    router = APIRouter(tags=["management"], prefix="/v2/repository/models", responses=_PROBLEMS)
+
+    def allow() -> None:
+        if not allowed:
+            raise ControlOff
+
+    @router.post(
+        "/{name}/load", summary="Load a model, or what is new of it", openapi_extra=_takes(LoadBody),
+        response_model_exclude_none=True,
+    )  # fmt: skip
+    async def load(name: str, request: Request) -> Done:
+        allow()
+        body = _read(LoadBody, await request.body())
+        await manages.load(name, None if body.parameters.config is None else _versions(name, body.parameters.config))
+        return Done(name=name, load=True)
+
+    @router.post(
+        "/{name}/unload", summary="Unload a model: all its versions", openapi_extra=_takes(UnloadBody),
+        response_model_exclude_none=True,
+    )  # fmt: skip
+    async def unload(name: str, request: Request) -> Done:
+        allow()
+        _read(UnloadBody, await request.body())
+        await manages.unload(name)
+        return Done(name=name, unload=True)
+
+    return router
+
+
+def _read(body_type: type[BodyT], body: bytes) -> BodyT:
+    """The parameters of a call; clients send nothing, `{}`, or what is documented."""
+    try:
+        found = orjson.loads(body or b"{}")
+        if isinstance(found, dict) and _carries_files(found):
+            raise InvalidRequest(
+                "Files are not taken over HTTP: put the version into the folder of models, and load it."
+            )
+        return body_type.model_validate(found)
+    except orjson.JSONDecodeError:
+        raise InvalidRequest("The body is not JSON: send nothing, or the parameters of a load.") from None
+    except ValidationError as error:
+        raise InvalidRequest(explain(error, body_type)) from None
+
+
+def _carries_files(found: dict[str, Any]) -> bool:
+    parameters = found.get("parameters")
+    return isinstance(parameters, dict) and any(key.startswith("file:") for key in parameters)
+
+
+def _versions(name: str, config: str) -> Versions | None:
+    """The versions that a model configuration chooses; None where it leaves that to `serving.toml`.
+
+    Raises:
+        InvalidRequest: it is no JSON, for another model, or sets what cannot be set at a load.
+    """
+    try:
+        chosen = _Configuration.model_validate_json(config)
+    except ValidationError as error:
+        raise InvalidRequest(f"config: {explain(error, _Configuration)}") from None
+    if chosen.name not in (None, "", name):
+        raise InvalidRequest(f"config: it is for the model {chosen.name[:64]!r}.")
+    policy = chosen.version_policy
+    if policy is None:
+        return None
+    if policy.specific is not None:
+        return policy.specific.versions
+    return "latest" if policy.all is None else "all"
+
+
+def _takes(body: type[BaseModel]) -> dict[str, Any]:
+    """What the OpenAPI document says of the body, which clients send with or without a media type."""
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": body.model_json_schema()}}}}
