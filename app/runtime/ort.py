@@ -1,7 +1,5 @@
 """Sessions of ONNX Runtime, on CPU or CUDA: opened, run and closed. Buffers on a GPU: `app.runtime.binding`."""
 
-import ctypes
-import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
@@ -15,6 +13,7 @@ from app.runtime.cores import usable_cores
 from app.runtime.cuda import gpu_count
 from app.runtime.faults import fault_of
 from app.runtime.library import onnx_runtime
+from app.runtime.memory import keep_large_blocks_apart, return_freed_memory
 from app.tensors import Tensors, TensorSpec
 
 _DTYPES: Final = {
@@ -67,10 +66,11 @@ class OrtSession:
     def close(self) -> None:
         """Drop the session: ONNX Runtime frees memory with the last reference."""
         self._session = self._bound = None
-        _return_freed_memory()
+        return_freed_memory()
 
 
 def _open(graph: bytes, device: Device, threads: int, files: Mapping[str, bytes]) -> Any:
+    keep_large_blocks_apart()
     options, providers = _options(threads), _providers(device)
     try:
         if files:  # from memory: what was checked is what is opened
@@ -82,7 +82,7 @@ def _open(graph: bytes, device: Device, threads: int, files: Mapping[str, bytes]
     # The Python object keeps the file for a fallback that is switched off here. This and the memory that opening left
     # behind are two thirds of what a session holds: a ResNet-50 of 97 MiB came to 334 MiB, and to 100 without them.
     session._model_bytes = None
-    _return_freed_memory()
+    return_freed_memory()
     return session
 
 
@@ -110,13 +110,6 @@ def _providers(device: Device) -> list[Any]:
     onnx_runtime().preload_dlls()
     # EXHAUSTIVE, the default, searches for seconds at each new batch size.
     return [("CUDAExecutionProvider", {"cudnn_conv_algo_search": "HEURISTIC"}), "CPUExecutionProvider"]
-
-
-def _return_freed_memory() -> None:
-    """Give pages that the C library keeps for later back to the system; takes 20 ms after a ResNet-50."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None  # glibc alone has it
-    if trim is not None:
-        trim(ctypes.c_size_t(0))
 
 
 def _spec(node: Any) -> TensorSpec:
