@@ -272,6 +272,7 @@ def _application(
     for kind in (ServiceError, HTTPException, RequestValidationError, Exception):
         app.add_exception_handler(kind, answer_refusal)
     app.state.registry = registry
+    app.state.manages = manages
     app.state.drain = drain
     app.state.fast_path = FastPath(endpoints, app.edge)
     return app

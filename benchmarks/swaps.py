@@ -30,11 +30,8 @@ from app.manifest import LABELS, digest_files, read_manifest, write_manifest
 from benchmarks.machine import proportional
 from benchmarks.server import Server, running_server
 
-_CASES = (
-    ("one process", ("--workers", "1"), ""),
-    ("two workers, the model in each", ("--workers", "2"), ""),
-    ("two workers, the model in the engine", ("--workers", "2"), "concurrency = 1\n"),
-)
+_CASES = (("1", ""), ("2", ""), ("2", "concurrency = 1\n"))
+"""Workers, and `serving.toml`: whoever chooses how many batches run at once has chosen the engine."""
 _SETTLING_SECONDS = 5.0
 """Of load, before memory is read."""
 
@@ -187,14 +184,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     chosen = parser.parse_args(arguments)
     bad = 0
-    for title, flags, serving in _CASES:
+    for workers, serving in _CASES:
         with tempfile.TemporaryDirectory() as folder:
             root, cache = Path(folder) / "models", str(Path(folder) / "cache")
             name = write_versions(chosen.model, root, serving)
-            own = ("--model-control", "--cache", cache, "--log-level", "warning")
-            with running_server(root, *flags, *own) as server:
+            flags = ("--workers", workers, "--model-control", "--cache", cache, "--log-level", "warning")
+            with running_server(root, *flags) as server:
+                inline = httpx.get(f"{server.url}/models/{name}").json()["in_each_process"]
                 seen = asyncio.run(swap_under_load(server, name, chosen.swaps, chosen.rate))
-        print("\n".join(report(title, seen)), flush=True)
+        where = "on the event loop" if inline else "in threads" if workers == "1" else "in the engine"
+        print("\n".join(report(f"--workers {workers}, the model {where}", seen)), flush=True)
         bad += len(seen.failed) + len(seen.mixed)
     return min(bad, 1)
 

@@ -15,7 +15,7 @@ from app.api.schemas import problem_content
 from app.errors import ControlOff, InvalidRequest, LoadRefused, ModelNotFound, NotReady
 from app.manifest import Versions, explain
 
-BodyT = TypeVar("BodyT", bound=BaseModel)
+ParametersT = TypeVar("ParametersT", bound=BaseModel)
 
 _PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
     400: problem_content(InvalidRequest.code, LoadRefused.code),
@@ -58,24 +58,20 @@ class _Configuration(_Strict):
     version_policy: _VersionPolicy | None = None
 
 
-class _LoadParameters(_Strict):
+class LoadParameters(_Strict):
+    """`config` is a JSON string: `{"version_policy": {"specific": {"versions": [2]}}}`, or `latest`, or `all`."""
+
     config: str | None = None
 
 
-class _UnloadParameters(_Strict):
+class UnloadParameters(_Strict):
+    """No model depends on another here: `unload_dependents` changes nothing."""
+
     unload_dependents: bool = False
 
 
-class LoadBody(_Strict):
-    """`config` is a JSON string: `{"version_policy": {"specific": {"versions": [2]}}}`, or `latest`, or `all`."""
-
-    parameters: _LoadParameters = _LoadParameters()
-
-
-class UnloadBody(_Strict):
-    """No model depends on another here: `unload_dependents` changes nothing."""
-
-    parameters: _UnloadParameters = _UnloadParameters()
+class _Body(_Strict):
+    parameters: dict[str, Any] = {}
 
 
 class Done(BaseModel):
@@ -95,46 +91,43 @@ def management_routes(manages: Manages, allowed: bool) -> APIRouter:
             raise ControlOff
 
     @router.post(
-        "/{name}/load", summary="Load a model, or what is new of it", openapi_extra=_takes(LoadBody),
+        "/{name}/load", summary="Load a model, or what is new of it", openapi_extra=_takes(LoadParameters),
         response_model_exclude_none=True,
     )  # fmt: skip
     async def load(name: str, request: Request) -> Done:
         allow()
-        body = _read(LoadBody, await request.body())
-        await manages.load(name, None if body.parameters.config is None else _versions(name, body.parameters.config))
+        config = _read(LoadParameters, await request.body()).config
+        await manages.load(name, None if config is None else _versions(name, config))
         return Done(name=name, load=True)
 
     @router.post(
-        "/{name}/unload", summary="Unload a model: all its versions", openapi_extra=_takes(UnloadBody),
+        "/{name}/unload", summary="Unload a model: all its versions", openapi_extra=_takes(UnloadParameters),
         response_model_exclude_none=True,
     )  # fmt: skip
     async def unload(name: str, request: Request) -> Done:
         allow()
-        _read(UnloadBody, await request.body())
+        _read(UnloadParameters, await request.body())
         await manages.unload(name)
         return Done(name=name, unload=True)
 
     return router
 
 
-def _read(body_type: type[BodyT], body: bytes) -> BodyT:
+def _read(wanted: type[ParametersT], body: bytes) -> ParametersT:
     """The parameters of a call; clients send nothing, `{}`, or what is documented."""
+    contract: type[BaseModel] = _Body
     try:
-        found = orjson.loads(body or b"{}")
-        if isinstance(found, dict) and _carries_files(found):
+        parameters = _Body.model_validate(orjson.loads(body or b"{}")).parameters
+        if any(key.startswith("file:") for key in parameters):
             raise InvalidRequest(
                 "Files are not taken over HTTP: put the version into the folder of models, and load it."
             )
-        return body_type.model_validate(found)
+        contract = wanted
+        return wanted.model_validate(parameters)
     except orjson.JSONDecodeError:
         raise InvalidRequest("The body is not JSON: send nothing, or the parameters of a load.") from None
     except ValidationError as error:
-        raise InvalidRequest(explain(error, body_type)) from None
-
-
-def _carries_files(found: dict[str, Any]) -> bool:
-    parameters = found.get("parameters")
-    return isinstance(parameters, dict) and any(key.startswith("file:") for key in parameters)
+        raise InvalidRequest(explain(error, contract)) from None
 
 
 def _versions(name: str, config: str) -> Versions | None:
@@ -157,6 +150,7 @@ def _versions(name: str, config: str) -> Versions | None:
     return "latest" if policy.all is None else "all"
 
 
-def _takes(body: type[BaseModel]) -> dict[str, Any]:
+def _takes(parameters: type[BaseModel]) -> dict[str, Any]:
     """What the OpenAPI document says of the body, which clients send with or without a media type."""
-    return {"requestBody": {"required": False, "content": {"application/json": {"schema": body.model_json_schema()}}}}
+    schema = {"type": "object", "properties": {"parameters": parameters.model_json_schema()}}
+    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}

@@ -87,6 +87,7 @@ def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
         inputs=[str(spec) for spec in running.inputs] if running else [],
         outputs=[str(spec) for spec in running.outputs] if running else [],
         device=running.device if running else None,
+        in_each_process=running.inline if running else None,
         max_batch_size=running.max_batch_size if running else None,
         batch_milliseconds={
             str(rows): round(seconds * 1000, 3)

@@ -71,6 +71,7 @@ class ModelDetail(ModelSummary):
     inputs: list[str]
     outputs: list[str]
     device: str | None
+    in_each_process: bool | None = Field(description="Whether every process that answers runs it, on its event loop.")
     max_batch_size: int | None = Field(description="Most rows in one run.")
     batch_milliseconds: dict[str, float] = Field(description="What a batch of each size took at warm-up.")
     manifest: dict[str, Any] | None = Field(description="What training recorded: data, metrics, parity, digests.")

@@ -161,6 +161,7 @@ class Follower:
         def ended(_: "asyncio.Task[None]") -> None:
             del self._ending[entry]
             self._tell_copied()
+            self._news.set()  # what the engine has forgotten can be forgotten now
 
         self._ending[entry] = asyncio.create_task(registry.release(entry))
         self._ending[entry].add_done_callback(ended)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ import pytest
 
 from app.errors import NotReady
 from app.imaging.codec import Decoder
+from app.manifest import ServingConfig, read_manifest
 from app.processes.control import send_socket
 from app.processes.follower import Follower
 from app.processes.link import Link, Message
@@ -21,6 +23,7 @@ from app.processes.remote import RemoteJobs
 from app.processes.shared import share
 from app.processes.told import Told, tell
 from app.repository.registry import Registry
+from app.repository.store import Opening
 from app.scheduling.batcher import Batcher
 from app.servable import Resources, open_servable
 from app.telemetry.metrics import Metrics
@@ -71,7 +74,7 @@ class Worker:
         self.registry = Registry(root, follower.open, {}, lambda count: None)
         self._following = asyncio.create_task(follower.follow(self.registry, self._its_control, self._stop))
         self._engine: Link | None = None
-        self._revision = 0
+        self.revision = 0
         self.said: list[Message] = []
         """What it told the engine."""
 
@@ -89,8 +92,8 @@ class Worker:
     def hear(self, *entries: Told, settled: bool = True) -> None:
         """Let the engine tell."""
         assert self._engine is not None
-        self._revision += 1
-        message = {"op": "models", "revision": self._revision, "entries": entries, "settled": settled}
+        self.revision += 1
+        message = {"op": "models", "revision": self.revision, "entries": entries, "settled": settled}
         self._engine.send(message)
 
     @property
@@ -265,5 +268,117 @@ def test_a_worker_is_told_when_its_supervisor_is_gone(root: Path) -> None:
         async with worker(root) as one:
             one.control.close()
             await until(lambda: one.stopped)
+
+    run(scenario)
+
+
+def opened_anew(root: Path, told: Told, version: int, state: str) -> Told:
+    """What an engine tells of another version of the same model, that is on disk."""
+    manifest = read_manifest(root / told["name"] / str(version))
+    opening = Opening(root, manifest, ServingConfig.model_validate(told["opening"]["serving"]))
+    dumped = {**told["opening"], "manifest": manifest.model_dump(mode="json")}
+    return {**told, "version": version, "state": state, "opening": dumped, "key": opening.key}
+
+
+@pytest.fixture
+def versions(root: Path, tmp_path: Path) -> Path:
+    """Two versions of each model on disk."""
+    for name in ("small", "large"):
+        shutil.copytree(root / name, tmp_path / name)
+        make_classifier(tmp_path, name=name, version=2)
+    return tmp_path
+
+
+def acknowledged(one: Worker, *, failed: bool = False, using: bool = False) -> bool:
+    """Whether the worker told that it is as it was told last, and what it could not open or still uses."""
+    last = one.said[-1] if one.said else {"revision": 0}
+    return last["revision"] == one.revision and (bool(last["failed"]), bool(last["using"])) == (failed, using)
+
+
+@pytest.mark.parametrize("name", ["small", "large"])
+def test_a_version_is_opened_before_it_answers_and_takes_over_at_once(
+    versions: Path, told: dict[str, Told], name: str
+) -> None:
+    async def scenario() -> None:
+        async with worker(versions) as one:
+            old = told[name]
+            one.hear(old)
+            await until(lambda: acknowledged(one))
+            first = one.registry.get("classify", name)
+            one.hear(old, staged := opened_anew(versions, old, 2, "loading"))
+            await until(lambda: acknowledged(one))
+            assert one.registry.get("classify", name) is first
+            assert one.registry.find(staged["key"]) is not None
+            first.hold()
+            one.hear({**old, "state": "unloading"}, {**staged, "state": "ready"})
+            await until(lambda: acknowledged(one, using=True))
+            assert one.said[-1]["using"] == [old["key"]]
+            assert one.registry.get("classify", name).manifest.version == 2
+            assert first.retired
+            first.free()
+            await until(lambda: acknowledged(one))
+            one.hear({**loading(old), "state": "unloaded"}, {**staged, "state": "ready"})
+            await until(lambda: acknowledged(one))
+            assert [(entry.version, entry.state) for entry in one.registry.describe(name)] == [
+                (2, "ready"), (1, "unloaded"),
+            ]  # fmt: skip
+
+    run(scenario)
+
+
+def test_a_staged_version_that_the_engine_drops_is_closed(versions: Path, told: dict[str, Told]) -> None:
+    async def scenario() -> None:
+        async with worker(versions) as one:
+            one.hear(told["small"], staged := opened_anew(versions, told["small"], 2, "loading"))
+            await until(lambda: acknowledged(one))
+            entry = one.registry.find(staged["key"])
+            assert entry is not None
+            servable = entry.servable
+            one.hear(told["small"], {**loading(staged), "state": "failed", "reason": "elsewhere"})
+            await until(lambda: acknowledged(one))
+            assert one.registry.find(staged["key"]) is None
+            assert servable.retired
+            assert [(entry.version, entry.state, entry.reason) for entry in one.registry.describe("small")] == [
+                (2, "failed", "elsewhere"), (1, "ready", ""),
+            ]  # fmt: skip
+
+    run(scenario)
+
+
+def test_what_cannot_be_opened_here_is_told_and_what_serves_serves_on(versions: Path, told: dict[str, Told]) -> None:
+    async def scenario() -> None:
+        async with worker(versions) as one:
+            staged = opened_anew(versions, told["small"], 2, "loading")
+            (versions / "small" / "2" / "model.onnx").write_bytes(b"changed meanwhile")
+            one.hear(told["small"], staged)
+            await until(lambda: acknowledged(one, failed=True))
+            assert "not the file that was exported" in one.said[-1]["failed"][staged["key"]]
+            assert one.registry.get("classify", "small").manifest.version == 1
+
+    run(scenario)
+
+
+def test_what_the_engine_has_forgotten_is_forgotten(versions: Path, told: dict[str, Told]) -> None:
+    async def scenario() -> None:
+        async with worker(versions) as one:
+            one.hear(told["small"], told["large"])
+            await until(lambda: one.states == {"large": "ready", "small": "ready"})
+            one.hear(told["large"])
+            await until(lambda: acknowledged(one) and "small" not in one.states)
+
+    run(scenario)
+
+
+def test_a_worker_that_begins_opens_what_the_engine_serves_though_its_choices_changed_on_disk(
+    versions: Path, told: dict[str, Told]
+) -> None:
+    async def scenario() -> None:
+        for name in ("small", "large"):
+            (versions / name / "serving.toml").write_text("max_batch_size = 2\n")
+        async with worker(versions) as one:
+            one.hear(told["small"], told["large"])
+            await until(lambda: acknowledged(one))
+            assert one.registry.find(told["small"]["key"]) is not None
+            assert one.registry.find(told["large"]["key"]) is not None
 
     run(scenario)
