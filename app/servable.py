@@ -371,6 +371,17 @@ def build(folder: Path, manifest: Manifest, running: Running, jobs: Jobs, resour
     return Servable(manifest, task, running, jobs, resources)
 
 
+def read_graph(folder: Path, manifest: Manifest) -> tuple[bytes, dict[str, bytes]]:
+    """The graph of a version, and the files beside it that hold its tensors, by name; all are those of the manifest.
+
+    Raises:
+        InvalidModel: one is missing or another, or the graph is nothing to open (`app.runtime.gate`).
+    """
+    graph = read_verified(folder, manifest, GRAPH)
+    listed = {name: digest.bytes for name, digest in manifest.files.items()}
+    return graph, {name: read_verified(folder, manifest, name, own=True) for name in outside_files(graph, listed)}
+
+
 def _open(
     folder: Path,
     manifest: Manifest,
@@ -384,9 +395,7 @@ def _open(
         check_signature(folder, resources.signed_by)
         if read_manifest(folder) != manifest:
             raise InvalidModel("Its manifest changed while its signature was checked: load it again.")
-    graph = read_verified(folder, manifest, GRAPH)
-    listed = {name: digest.bytes for name, digest in manifest.files.items()}
-    files = {name: read_verified(folder, manifest, name, own=True) for name in outside_files(graph, listed)}
+    graph, files = read_graph(folder, manifest)
     key = plan_key(manifest.files[GRAPH].sha256, resources.device, resources.cores, choices)
     plan = plan or resources.plans.get(key)
 

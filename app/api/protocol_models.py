@@ -20,8 +20,12 @@ EXTENSIONS: Final = (
 )  # fmt: skip
 PLATFORM: Final = "onnxruntime_onnx"
 STATES: Final = {
-    "loading": "LOADING", "ready": "READY", "failed": "UNAVAILABLE", "unloading": "UNLOADING", "unloaded": "UNAVAILABLE",
-}  # fmt: skip
+    "loading": "LOADING",
+    "ready": "READY",
+    "failed": "UNAVAILABLE",
+    "unloading": "UNLOADING",
+    "unloaded": "UNAVAILABLE",
+}
 
 _INPUT: Final = {"format": "FORMAT_NONE", "optional": False, "is_shape_tensor": False}
 

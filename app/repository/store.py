@@ -12,10 +12,11 @@ from app.manifest import (
     Manifest,
     ServingConfig,
     mark_of,
+    read_labels,
     read_manifest,
     read_serving,
-    read_verified,
 )
+from app.servable import read_graph
 
 _TAKEN = "stats"
 """`/v2/models/stats` is a route of the Open Inference Protocol."""
@@ -79,9 +80,9 @@ class Opening:
         return f"{self.manifest.name}/{self.manifest.version}@{mark_of(self.manifest, self.serving)}"
 
     def verify(self) -> None:
-        """Check that its files are still those of the manifest. Raises `InvalidModel`."""
-        for name in self.manifest.files:
-            read_verified(self.path, self.manifest, name)
+        """Check that what is opened of it is still what the manifest says. Raises `InvalidModel`."""
+        read_graph(self.path, self.manifest)
+        read_labels(self.path, self.manifest)
 
 
 def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
