@@ -26,6 +26,7 @@ from app.api.admin import audit, guard
 from app.api.fast_path import FastPath
 from app.api.management_routes import Manages, management_routes
 from app.api.middleware import Direct, Edge, answer_refusal
+from app.api.openapi import completed
 from app.api.protocol_infer import InferEndpoint
 from app.api.protocol_routes import protocol_routes
 from app.api.repository_routes import repository_routes
@@ -211,7 +212,7 @@ class _Application(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made when it is asked for first."""
         if self.openapi_schema is None:
-            document = super().openapi()
+            document = completed(super().openapi())
             if self.edge.access is not None:
                 describe_keys(document)
         return super().openapi()

@@ -35,11 +35,10 @@ from app.api.protocol_schemas import (
     ServerMetadata,
     infer_operation,
     parameters_of,
-    problems,
 )
-from app.api.schemas import error_statuses
+from app.api.refusals import RUNNING, refusals
 from app.api.task_routes import elsewhere
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, ModelNotFound, NotReady
 from app.repository.registry import Registry
 from app.telemetry.statistics import Statistics
 
@@ -111,11 +110,12 @@ def protocol_routes(registry: Registry, statistics: Statistics, timeout_seconds:
     for path in _paths("/infer"):
         router.add_api_route(
             path, elsewhere, methods=["POST"], summary="Run a model on tensors, or on encoded pictures",
-            response_model=InferenceAnswer, responses=problems(*error_statuses()), openapi_extra=infer_operation(path),
+            response_model=InferenceAnswer, responses=refusals(RUNNING, protocol=True),
+            openapi_extra=infer_operation(path),
         )  # fmt: skip
     router.add_api_route(
         "/v2/repository/index", index, methods=["POST"], summary="Every version and its state",
-        response_model=list[IndexEntry], responses=problems(400, 413, 415), openapi_extra=_INDEX,
+        response_model=list[IndexEntry], responses=refusals((InvalidRequest,), protocol=True), openapi_extra=_INDEX,
     )  # fmt: skip
     return router
 
@@ -133,8 +133,8 @@ def _add(router: APIRouter, tail: str, tell: Tell, summary: str, model: type[Bas
     """A GET of every model, and of every version of it."""
     for path in _paths(tail):
         router.add_api_route(
-            path, _told(tell), summary=summary, response_model=model, responses=problems(404, 503),
-            openapi_extra={"parameters": parameters_of(path)},
+            path, _told(tell), summary=summary, response_model=model, openapi_extra={"parameters": parameters_of(path)},
+            responses=refusals((ModelNotFound, NotReady), protocol=True),
         )  # fmt: skip
 
 

@@ -4,9 +4,8 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from app.api.errors import STATUS
 from app.api.protocol import BYTES, DTYPES
-from app.api.schemas import ProtocolProblem
+from app.api.schemas import BINARY, PIXEL, TIMEOUT
 
 
 class ProtocolLiveness(BaseModel):
@@ -125,6 +124,7 @@ class InferenceAnswer(_Named):
     outputs: list[ResponseTensor]
 
 
+_EXAMPLE: Final = {"inputs": [{"name": "image", "datatype": BYTES, "shape": [1], "data": [PIXEL]}]}
 _HEADER: Final = "Inference-Header-Content-Length"
 
 
@@ -137,31 +137,20 @@ def parameters_of(path: str, infer: bool = False) -> list[dict[str, Any]]:
     if infer:
         told = "Bytes of the JSON that tensors follow; 0: the body is the one input's bytes, or a picture."
         schema = {"type": "integer", "minimum": 0}
+        found.append(TIMEOUT)
         found.append({"name": _HEADER, "in": "header", "required": False, "description": told, "schema": schema})
     return found
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Problems with these statuses."""
-    return {
-        status: {
-            "model": ProtocolProblem,
-            "description": ", ".join(f"`{error.code}`" for error, own in STATUS.items() if own == status),
-        }
-        for status in statuses
-    }
-
-
 def infer_operation(path: str) -> dict[str, Any]:
     """Parameters, body and binary answer of an inference route."""
-    binary = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
     json = {"schema": {"$ref": "#/components/schemas/InferenceRequest"}}
     return {
         "parameters": parameters_of(path, infer=True),
         "requestBody": {
             "required": True,
             "description": "JSON, perhaps with tensors after it; gzip and deflate are taken.",
-            "content": {"application/json": json, "application/octet-stream": binary},
+            "content": {"application/json": json | {"example": _EXAMPLE}, "application/octet-stream": BINARY},
         },
-        "responses": {"200": {"content": {"application/octet-stream": binary}}},
+        "responses": {"200": {"content": {"application/octet-stream": BINARY}}},
     }

@@ -1,30 +1,16 @@
 """What is served: `/models`, `/models/{name}`, `/tasks`."""
 
-from typing import Any
-
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from app.api.errors import STATUS
 from app.api.middleware import record_of
-from app.api.schemas import (
-    ModelDetail,
-    ModelList,
-    ModelSummary,
-    TaskList,
-    TaskSummary,
-    VersionState,
-    problem_content,
-)
+from app.api.refusals import refusals
+from app.api.schemas import ModelDetail, ModelList, ModelSummary, TaskList, TaskSummary, VersionState
 from app.errors import InvalidOption, ModelNotFound
 from app.manifest import CARD
 from app.repository.registry import Entry, Registry
 from app.tasks import TASKS
 from app.tasks.base import PictureTask
-
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    STATUS[error]: problem_content(error.code) for error in (ModelNotFound, InvalidOption)
-}
 
 
 def repository_routes(registry: Registry) -> APIRouter:
@@ -36,7 +22,11 @@ def repository_routes(registry: Registry) -> APIRouter:
         names = dict.fromkeys(entry.name for entry in seen(registry, request))
         return ModelList(models=[_summary(registry, registry.describe(name)) for name in names])
 
-    @router.get("/models/{name}", summary="One model: card, metrics, input, labels", responses=_PROBLEMS)
+    @router.get(
+        "/models/{name}",
+        summary="One model: card, metrics, input, labels",
+        responses=refusals((ModelNotFound, InvalidOption)),
+    )
     async def model(name: str, version: int | None = None) -> ModelDetail:
         entries = [entry for entry in registry.describe(name) if version in (None, entry.version)]
         if not entries:

@@ -1,16 +1,18 @@
 """What the OpenAPI document says of the routes: bodies, options, answers, problems (OpenAPI 3.1)."""
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, Field, create_model
 
 from app.api.calls import Target
-from app.api.errors import STATUS
 from app.tasks import Task
 from app.tasks.base import PictureTask
 
-_BINARY = {"schema": {"type": "string", "contentMediaType": "application/octet-stream"}}
+BINARY: Final = {"schema": {"type": "string", "format": "binary", "contentMediaType": "application/octet-stream"}}
+"""Bytes in the words of OpenAPI 3.1, and in those of 3.0 that generators of clients understand."""
+PIXEL: Final = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+"""A picture of one pixel, for examples."""
 
 
 class Problem(BaseModel):
@@ -125,75 +127,54 @@ def answer_model(task: type[Task[Any]]) -> type[BaseModel]:
     )
 
 
-def error_statuses() -> list[int]:
-    """The statuses of all problems that a route which runs models may answer."""
-    return sorted(set(STATUS.values()) - {405, 499})
-
-
-def error_responses() -> dict[int | str, dict[str, Any]]:
-    """The problems that a task route may answer, by status."""
-    codes: dict[int, list[str]] = {}
-    for error, status in STATUS.items():
-        if status not in (404, 405, 499):
-            codes.setdefault(status, []).append(error.code)
-    codes[404] = ["model-not-found"]
-    return {status: problem_content(*names) for status, names in sorted(codes.items())}
-
-
-def problem_content(*codes: str) -> dict[str, Any]:
-    """What one status may answer: problems with these codes."""
-    return {
-        "description": ", ".join(f"`{code}`" for code in codes),
-        "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
-    }
-
-
 def task_operation(task: type[Task[Any]]) -> dict[str, Any]:
     """Parameters, body and picture answer of a task's operation."""
     options = task.Options.model_json_schema()["properties"]
+    named = {**Target.model_json_schema()["properties"], **options}
+    query = [
+        {"name": name, "in": "query", "required": False, "description": schema["description"], "schema": schema}
+        for name, schema in named.items()
+    ]
     return {
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "description": schema.get("description", ""),
-                "schema": schema,
-            }
-            for name, schema in {**Target.model_json_schema()["properties"], **options}.items()
-        ],
-        "requestBody": _picture_body() if issubclass(task, PictureTask) else _options_body(task),
-        "responses": {"200": {"content": {"image/png": _BINARY}}},
+        "parameters": [*query, TIMEOUT],
+        "requestBody": _picture_body(options) if issubclass(task, PictureTask) else _options_body(task),
+        "responses": {"200": {"content": {"image/png": BINARY}}},
     }
 
 
-def _picture_body() -> dict[str, Any]:
-    parts = {
-        "type": "object",
-        "properties": {"file": {"type": "array", "items": _BINARY["schema"]}},
-        "required": ["file"],
-    }
-    images = {
-        "type": "object",
-        "properties": {"images": {"type": "array", "items": {"type": "string", "contentEncoding": "base64"}}},
-        "required": ["images"],
-        "additionalProperties": True,
-    }
+TIMEOUT: Final = {
+    "name": "X-Request-Timeout-Ms", "in": "header", "required": False, "schema": {"type": "integer", "minimum": 1},
+    "description": "Milliseconds that the answer may take; more than the service allows changes nothing.",
+}  # fmt: skip
+"""A parameter of every route that runs a model."""
+
+
+def _picture_body(options: dict[str, Any]) -> dict[str, Any]:
+    file = {"type": "array", "minItems": 1, "items": BINARY["schema"]}
+    images = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
     return {
         "required": True,
         "description": "A picture as it is, or several in parts or as base64; options may stand beside them.",
         "content": {
-            "application/octet-stream": _BINARY,
-            "image/*": _BINARY,
-            "multipart/form-data": {"schema": parts},
-            "application/json": {"schema": images},
+            "application/octet-stream": BINARY,
+            "image/*": BINARY,
+            "multipart/form-data": {"schema": _object("file", file, options)},
+            "application/json": {"schema": _object("images", images, options), "example": {"images": [PIXEL, PIXEL]}},
         },
     }
 
 
+def _object(name: str, pictures: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    properties = {**Target.model_json_schema()["properties"], **options, name: pictures}
+    return {"type": "object", "properties": properties, "required": [name], "additionalProperties": False}
+
+
 def _options_body(task: type[Task[Any]]) -> dict[str, Any]:
+    own = task.Options.model_json_schema()
+    properties = {**Target.model_json_schema()["properties"], **own["properties"]}
+    example = task.Options().model_dump(mode="json", by_alias=True, exclude_none=True)
     return {
         "required": False,
         "description": "Options, where they are not in the query.",
-        "content": {"application/json": {"schema": task.Options.model_json_schema()}},
+        "content": {"application/json": {"schema": {**own, "properties": properties}, "example": example}},
     }

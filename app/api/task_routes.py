@@ -14,7 +14,8 @@ from app.api.access import check_sees
 from app.api.calls import Call, accepted_form, call_from_query, call_with_body, timeout_seconds
 from app.api.errors import problem
 from app.api.middleware import Record, record_of
-from app.api.schemas import answer_model, error_responses, task_operation
+from app.api.refusals import ASKING, refusals
+from app.api.schemas import answer_model, task_operation
 from app.api.uploads import Upload, read_options, read_upload
 from app.errors import CallerLeft, NotAcceptable, NotReady, RouteNotFound, ServiceError
 from app.repository.registry import Registry
@@ -50,7 +51,7 @@ def task_routes(endpoints: Mapping[str, "TaskEndpoint"]) -> APIRouter:
             name=task.kind,
             summary=task.summary,
             response_model=answer_model(task),
-            responses=error_responses(),
+            responses=refusals(ASKING),
             openapi_extra=task_operation(task),
         )
     return router
