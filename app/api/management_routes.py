@@ -10,17 +10,13 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request
 
-from app.api.errors import STATUS
-from app.api.schemas import problem_content
+from app.api.refusals import refusals
 from app.errors import ControlOff, InvalidRequest, LoadRefused, ModelNotFound, NotReady
 from app.manifest import Versions, explain
 
 ParametersT = TypeVar("ParametersT", bound=BaseModel)
 
-_PROBLEMS: Final[dict[int | str, dict[str, Any]]] = {
-    400: problem_content(InvalidRequest.code, LoadRefused.code),
-    **{STATUS[error]: problem_content(error.code) for error in (ControlOff, ModelNotFound, NotReady)},
-}
+_REFUSALS: Final = (InvalidRequest, LoadRefused, ControlOff, ModelNotFound, NotReady)
 
 
 class Manages(Protocol):
@@ -84,7 +80,9 @@ class Done(BaseModel):
 
 def management_routes(manages: Manages, allowed: bool) -> APIRouter:
     """The routes that change what is loaded. They answer when every process has followed."""
-    router = APIRouter(tags=["management"], prefix="/v2/repository/models", responses=_PROBLEMS)
+    router = APIRouter(
+        tags=["management"], prefix="/v2/repository/models", responses=refusals(_REFUSALS, protocol=True)
+    )
 
     def allow() -> None:
         if not allowed:
