@@ -151,4 +151,5 @@ def _versions(name: str, config: str) -> Versions | None:
 def _takes(parameters: type[BaseModel]) -> dict[str, Any]:
     """What the OpenAPI document says of the body, which clients send with or without a media type."""
     schema = {"type": "object", "properties": {"parameters": parameters.model_json_schema()}}
-    return {"requestBody": {"required": False, "content": {"application/json": {"schema": schema}}}}
+    content = {"schema": schema, "example": {"parameters": {}}}
+    return {"requestBody": {"required": False, "content": {"application/json": content}}}

@@ -1,6 +1,7 @@
 """What the OpenAPI document says of refusals: by status the codes, each with an example of its problem."""
 
 from collections.abc import Iterable
+from copy import deepcopy
 from typing import Any, Final
 
 from app import errors
@@ -43,11 +44,13 @@ def refusals(kinds: Iterable[type[ServiceError]], protocol: bool = False) -> Res
 def join(responses: Responses, more: Responses) -> None:
     """Add refusals to the responses of a route; a status that has some already gets the examples of both."""
     for status, response in more.items():
-        own = responses.setdefault(str(status), response)
-        if own is not response and "examples" in _content(own):
+        own = responses[str(status)] = deepcopy(responses.get(str(status), response))  # routes may share theirs
+        if own == response:
+            continue
+        if "examples" in _content(own):
             _content(own)["examples"] |= _content(response)["examples"]
             own["description"] = _description(own)
-        elif own is not response:  # an answer of another form, such as what /readyz says with 503
+        else:  # an answer of another form, such as what /readyz says with 503
             own["content"] |= response["content"]
             own["description"] = f"{own['description']}, or {response['description']}"
 
