@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from app.errors import InvalidModel
 from app.imaging.codec import Decoder, Picture
 from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_manifest, read_verified
+from app.mending import OwnSessions
 from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
@@ -123,6 +124,14 @@ class Jobs(Protocol):
     def fault(self) -> str:
         """What is wrong with whoever runs them that only a new process can mend, in a sentence; empty if nothing is."""
 
+    @property
+    def lost(self) -> bool:
+        """Whether that is their device."""
+
+    @property
+    def failing(self) -> bool:
+        """Whether the sessions may be broken: one job after the other failed."""
+
     async def close(self) -> None:
         """Answer what was accepted and take nothing more."""
 
@@ -137,7 +146,7 @@ class Servable:
         running: Running,
         jobs: Jobs,
         resources: Resources,
-        sessions: tuple[Session, ...] = (),
+        sessions: OwnSessions | None = None,
     ) -> None:
         self.manifest = manifest
         self.task = task
@@ -288,6 +297,16 @@ class Servable:
             return work()
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
 
+    async def mend(self) -> None:
+        """Look whether the sessions are to blame for failures, and open them anew if they are; jobs wait meanwhile.
+
+        Raises:
+            ImagoError: they cannot be opened, or fail again.
+        """
+        async with self._closing:
+            if self._sessions is not None:
+                await self._sessions.mend()
+
     def hold(self) -> None:
         """Keep it open until `free`, for a call that has begun and has not given all its jobs to a queue yet."""
         self._users += 1
@@ -305,9 +324,9 @@ class Servable:
         async with self._closing:
             await self._unused.wait()
             await self.jobs.close()
-            for session in self._sessions:
-                session.close()
-            self._sessions = ()
+            if self._sessions is not None:
+                self._sessions.close()
+                self._sessions = None
 
     async def _prepare(self, data: bytes | None, options: TaskOptions) -> Prepared:
         """Open, decode and fit a picture; one that looks large from outside goes to the pool as a whole."""
@@ -356,9 +375,12 @@ async def open_servable(
     running = Running(resources.device, ready.crowd.inputs, ready.crowd.outputs, ready.plan, inline)
     brief = not choices.concurrency and ready.plan.lone_seconds <= INLINE_BATCH_SECONDS
     jobs = _batcher(manifest, serving, ready, running, resources, brief)
-    return Servable(
-        manifest, task, running, jobs, resources, tuple({id(s): s for s in (ready.lone, ready.crowd)}.values())
-    )
+
+    def open_again() -> Ready:
+        return _open(folder, manifest, serving, choices, resources, ready.plan)[1]
+
+    own = OwnSessions(ready, jobs, lambda again: _shared_out(again, running, brief), open_again)
+    return Servable(manifest, task, running, jobs, resources, own)
 
 
 def build(folder: Path, manifest: Manifest, running: Running, jobs: Jobs, resources: Resources) -> Servable:
@@ -409,6 +431,14 @@ def _open(
     return build_task(manifest, read_labels(folder, manifest), specs), ready
 
 
+def _shared_out(ready: Ready, running: Running, brief: bool) -> Sessions:
+    """Which session runs which batches."""
+    if running.inline:
+        return Sessions(ready.lone, inline=True)
+    lone = None if ready.lone is ready.crowd else ready.lone
+    return Sessions(ready.crowd, lone, ready.plan.concurrency, brief)
+
+
 def _batcher(
     manifest: Manifest, serving: ServingConfig, ready: Ready, running: Running, resources: Resources, brief: bool
 ) -> Batcher:
@@ -416,11 +446,7 @@ def _batcher(
     concurrency = 1 if running.inline else plan.concurrency
     limits = Limits(running.max_batch_size, serving.max_queue_delay_ms / 1000, resources.max_queue_seconds, concurrency)
     lane: Lane[Ticket] = Lane(limits, plan.batch_seconds)
-    if running.inline:
-        sessions = Sessions(ready.lone, inline=True)
-    else:
-        lone = None if ready.lone is ready.crowd else ready.lone
-        sessions = Sessions(ready.crowd, lone, concurrency, brief)
+    sessions = _shared_out(ready, running, brief)
     metrics = resources.metrics.of(manifest.task, manifest.name, manifest.version)
     row_bytes = sum(array.nbytes for array in noise(running.inputs, 1).values())  # what `lone_seconds` was measured on
     rate = plan.lone_seconds / row_bytes

@@ -251,6 +251,9 @@ class RemoteJobs:
         self._running += 1
         return drop
 
+    lost = failing = False
+    """Sessions are looked after in the engine."""
+
     def fault(self) -> str:
         """Nothing: the engine tells its own."""
         return ""

@@ -148,6 +148,10 @@ class Registry:
         self.on_change()
         return retired
 
+    def take_away(self, entry: Entry) -> None:
+        """Let one version answer no more; it stays open."""
+        self.switch(entry.name, [other for other in self.ready(entry.name) if other is not entry])
+
     async def release(self, entry: Entry) -> None:
         """Let a version that answers no more finish what it has accepted, and close it. While it lies on disk, and no
         other opening of it is known, it is remembered as unloaded."""

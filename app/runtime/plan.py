@@ -68,6 +68,11 @@ class Ready:
     """The same object as `crowd` where one session serves both."""
     crowd: Session
 
+    @property
+    def sessions(self) -> tuple[Session, ...]:
+        """Each of them once."""
+        return (self.crowd,) if self.lone is self.crowd else (self.crowd, self.lone)
+
 
 def make_ready(open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None = None) -> Ready:
     """Measure what runs best on so many cores, and open it; a known plan is opened without measuring.

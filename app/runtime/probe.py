@@ -48,6 +48,16 @@ def check(session: Session, batch: Tensors) -> None:
             raise InvalidModel(f"Output {name!r} of {rows} rows of noise is not {rows} finite rows.")
 
 
+def sound(sessions: Sequence[Session]) -> bool:
+    """Whether sessions that answered noise once still do."""
+    try:
+        for session in sessions:
+            check(session, noise(session.inputs, 1))
+    except (InvalidModel, SessionFault):
+        return False
+    return True
+
+
 def seconds_per_batch(session: Session, batch: Tensors, threads: int, callers: int) -> float:
     """Seconds that a batch takes while so many callers run one after the other each.
 

@@ -17,6 +17,7 @@ from app.tensors import BatchBuffer, Tensors, split, stack
 logger = logging.getLogger("imago.scheduling")
 
 LOST = "The device that runs this model was lost: retry elsewhere, or when the service was restarted."
+BROKEN = "This model fails on everything, and could not be opened again: retry elsewhere, or later."
 
 
 class Runs(Protocol):
@@ -52,8 +53,8 @@ class Attempts:
     ) -> None:
         self.failures = 0
         """Jobs that failed alone, since the last batch that did not fail."""
-        self.lost = False
-        """Whether the device runs nothing any more."""
+        self.gone = ""
+        """Why nothing is run any more; callers are told so."""
         self._name = name
         self._clock = clock
         self._watch = watch
@@ -61,6 +62,9 @@ class Attempts:
 
     def run(self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer) -> Iterator[Ran]:
         """Run jobs together, or in parts."""
+        if self.gone:
+            yield self._refused(batch)
+            return
         begun = self._clock()
         counts = [ticket.rows for ticket in batch]
         try:
@@ -94,9 +98,9 @@ class Attempts:
         self, session: Runs, batch: Sequence[Ticket], started: float, buffer: BatchBuffer, error: Exception
     ) -> Iterator[Ran]:
         if isinstance(error, DeviceLost):
-            self.lost = True
+            self.gone = LOST
             logger.critical("%s lost its device", self._name, exc_info=error)
-            yield Ran(batch, [NotReady(LOST, retry_after=5) for _ in batch], None)
+            yield self._refused(batch)
         elif len(batch) > 1:
             logger.warning("%s failed on a batch of %d jobs, running its halves: %s", self._name, len(batch), error)
             half = len(batch) // 2
@@ -109,6 +113,9 @@ class Attempts:
             request_id.reset(token)
             memory = isinstance(error, OutOfMemory | MemoryError)
             yield Ran(batch, [InsufficientMemory() if memory else InferenceFailed()], None)
+
+    def _refused(self, batch: Sequence[Ticket]) -> Ran:
+        return Ran(batch, [NotReady(self.gone, retry_after=5) for _ in batch], None)
 
 
 def _checked(outputs: Tensors, rows: int, buffer: BatchBuffer) -> Tensors:

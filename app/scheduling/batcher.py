@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from app.errors import DeadlineExceeded, NotReady, Overloaded
-from app.scheduling.attempts import LOST, Attempts, Ran, Runs
+from app.scheduling.attempts import BROKEN, LOST, Attempts, Ran, Runs
 from app.scheduling.policy import Lane, Picked
 from app.scheduling.runners import InThreads, OnLoop, Run, Runner, Tell
 from app.scheduling.tickets import Deliver, Drop, Finished, Outcome, Ticket
@@ -64,6 +64,9 @@ class Batcher:
         """Guards the lane and the number of idle sessions."""
         self._idle = 1 if sessions.inline else sessions.concurrency
         self._closing = False
+        self._suspended = False
+        self._told = asyncio.Event()
+        """Batches ended while no new ones are begun."""
         rows = lane.limits.max_batch_size
         self._runner: Runner = (
             OnLoop(self, rows) if sessions.inline else InThreads(self, rows, sessions.concurrency, sessions.brief, name)
@@ -77,13 +80,13 @@ class Batcher:
         admitted and are still being decoded.
 
         Raises:
-            NotReady: the batcher is closing, or its device was lost.
+            NotReady: the batcher is closing, or its sessions run nothing any more.
             Overloaded: the queue is too long; nothing of the job was kept.
         """
         if self._closing:
             raise NotReady(f"Model {self.name} is being unloaded: retry.")
-        if self._attempts.lost:
-            raise NotReady(LOST, retry_after=5)
+        if self._attempts.gone:
+            raise NotReady(self._attempts.gone, retry_after=5)
         try:
             self.lane.admit(rows, deadline, self._clock(), ahead)
         except Overloaded:
@@ -139,30 +142,55 @@ class Batcher:
 
     def fault(self) -> str:
         """What is wrong with whoever runs the jobs that only a new process can mend; empty if nothing is."""
-        if self._attempts.lost:
+        if self.lost:
             return "A device was lost."
         if not self._runner.lives():
             return "A thread that runs batches has ended."
         return "A batch does not come back." if self._watch.overdue() else ""
 
     @property
+    def lost(self) -> bool:
+        """Whether the device of the sessions runs nothing any more."""
+        return self._attempts.gone == LOST
+
+    @property
     def failing(self) -> bool:
         """Whether the sessions may be broken: one job after the other failed."""
         return self._attempts.failures >= _BROKEN
 
+    async def suspend(self) -> None:
+        """Begin no batch until `renew`, jobs wait; come back when none runs any more."""
+        self._suspended = True
+        while self.lane.running:
+            self._told.clear()
+            await self._told.wait()
+
     def renew(self, sessions: Sessions | None = None) -> None:
-        """Run the next batches with these sessions, opened in the same way, or with the same ones: they are well."""
+        """Go on with these sessions, opened in the same way, or with the same ones: they are well."""
         self._sessions = sessions or self._sessions
         self._attempts.failures = 0
+        self._resume()
+
+    def give_up(self) -> None:
+        """There are no sessions to go on with: refuse what waits, and what comes."""
+        self._attempts.gone = BROKEN
+        self._resume()
+
+    def _resume(self) -> None:
+        with self.changed:
+            self._suspended = False
+            self._runner.wake()
+            self.changed.notify_all()
 
     async def close(self) -> None:
         """Take nothing more, run what waits, and stop."""
         self._closing = True
+        self._resume()
         await self._runner.close()
 
     def pause(self) -> float | None:
         """As `app.scheduling.runners.Work.pause`."""
-        if not self.lane.waiting:
+        if not self.lane.waiting or self._suspended:
             return None
         return 0.0 if self._closing else self.lane.hold(self._clock())
 
@@ -211,6 +239,8 @@ class Batcher:
             for ticket, outcome in zip(ran.tickets, ran.outcomes, strict=True):
                 metrics.queue.observe(started - ticket.arrived)
                 ticket.end(outcome)
+        if self._suspended:
+            self._told.set()
 
 
 async def outcome_of(start: Callable[[Deliver], Drop]) -> Finished:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import DeadlineExceeded, InferenceFailed, NotReady, Overloaded
+from app.errors import DeadlineExceeded, DeviceLost, InferenceFailed, NotReady, Overloaded
 from app.scheduling.batcher import Batcher, Finished, Runs, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits, Picked
 from app.telemetry.logs import request_id
@@ -475,5 +475,112 @@ def test_a_thread_that_ended_before_its_time_is_a_fault() -> None:
         waiting.cancel()
         await batcher.close()
         assert batcher.fault() == ""
+
+    run(scenario)
+
+
+def test_a_lost_device_is_a_fault_and_refuses_at_once() -> None:
+    class Lost:
+        def run(self, tensors: Tensors) -> Tensors:
+            raise DeviceLost("CUDA failure 700: an illegal memory access was encountered")
+
+    async def scenario() -> None:
+        async with batcher_of(Lost()) as batcher:
+            with pytest.raises(NotReady):
+                await submit(batcher, 1)
+            assert batcher.fault() == "A device was lost."
+            with pytest.raises(NotReady):
+                batcher.admit(1, 1e12)
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_jobs_wait_while_sessions_are_opened_anew_and_run_on_the_new_ones(inline: bool) -> None:
+    class Broken:
+        def run(self, tensors: Tensors) -> Tensors:
+            raise RuntimeError("broken")
+
+    async def scenario() -> None:
+        async with batcher_of(Broken(), limits=Limits(max_batch_size=4), inline=inline) as batcher:
+            for number in range(3):
+                assert batcher.failing is False, number
+                with pytest.raises(InferenceFailed):
+                    await submit(batcher, number)
+            assert batcher.failing is True
+            await batcher.suspend()
+            waiting = [submit(batcher, value) for value in range(3)]
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert batcher.lane.waiting == 3
+            batcher.renew(Sessions(session := GatedSession(), inline=inline))
+            done = await asyncio.gather(*waiting)
+            assert [float(one.tensors["y"][0, 0]) for one in done] == [0, 2, 4]
+            assert batcher.failing is False
+            assert sum(map(len, session.batches)) == 3
+
+    run(scenario)
+
+
+def test_sessions_are_free_to_be_closed_once_what_runs_has_ended() -> None:
+    async def scenario() -> None:
+        session = GatedSession(open_gate=False)
+        async with batcher_of(session) as batcher:
+            running = submit(batcher, 1)
+            await entered(session)
+            suspending = asyncio.create_task(batcher.suspend())
+            waiting = submit(batcher, 2)
+            for _ in range(20):
+                await asyncio.sleep(0)
+            assert not suspending.done()
+            session.gate.set()
+            await suspending
+            assert (batcher.lane.running, session.batches) == (0, [[1]])
+            batcher.renew()
+            await asyncio.gather(running, waiting)
+
+    run(scenario)
+
+
+def test_sessions_that_are_well_after_all_go_on() -> None:
+    async def scenario() -> None:
+        async with batcher_of(GatedSession()) as batcher:
+            for _ in range(3):
+                with pytest.raises(InferenceFailed):
+                    await submit(batcher, POISON)
+            batcher.renew()
+            assert batcher.failing is False
+            assert (await submit(batcher, 1)).tensors["y"][0, 0] == 2
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_without_sessions_what_waits_and_what_comes_is_refused(inline: bool) -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        async with batcher_of(session, inline=inline) as batcher:
+            await batcher.suspend()
+            waiting = submit(batcher, 1)
+            await asyncio.sleep(0)
+            batcher.give_up()
+            for refused in (waiting, submit(batcher, 2)):
+                with pytest.raises(NotReady) as told:
+                    await refused
+                assert "could not be opened again" in told.value.detail
+        assert session.batches == []
+
+    run(scenario)
+
+
+def test_closing_ends_a_suspension_and_answers_what_waits() -> None:
+    async def scenario() -> None:
+        session = GatedSession()
+        async with batcher_of(session) as batcher:
+            await batcher.suspend()
+            waiting = submit(batcher, 1)
+            await asyncio.sleep(0)
+        await waiting
+        assert session.batches == [[1]]
 
     run(scenario)
