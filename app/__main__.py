@@ -43,6 +43,7 @@ from app.processes.shared import Shared, share
 from app.processes.supervisor import REFUSED, Supervisor
 from app.repository.registry import Entry, Registry
 from app.repository.store import ModelFolder, scan
+from app.rpc.port import reserve
 from app.servable import Running
 from app.server import Server, addresses, listen, loop_factory, tls_context
 from app.settings import Settings
@@ -69,11 +70,16 @@ def serve(settings: Settings) -> None:
     tls_context(settings)
     is_guarded = read_keys(settings) is not None
     listeners = listen(settings.host, settings.port, public=is_guarded or settings.insecure_no_auth)
-    urls = addresses(listeners, "http" if settings.tls_certificate is None else "https")
+    safe = "" if settings.tls_certificate is None else "s"
+    urls = addresses(listeners, f"http{safe}")
+    kept: tuple[socket.socket, ...] = ()  # until the service ends
+    if settings.grpc_port is not None:
+        port, kept = reserve(listeners, settings.grpc_port)
+        settings = settings.model_copy(update={"grpc_port": port})
     workers = worker_count(settings)
     if workers == 1:
         app = create_app(settings, on_loaded=_print_models)
-        _announce(urls)
+        _announce(urls, addresses(kept, f"grpc{safe}"))
         _serve_until_stopped(Server(app, settings), listeners)
         return
     shared = share(workers, listeners)
@@ -84,7 +90,7 @@ def serve(settings: Settings) -> None:
         partial(_or_refuse, partial(_be_engine, settings, shared)),
         settings.drain_delay_seconds + settings.drain_seconds,
     )
-    _announce(urls)
+    _announce(urls, addresses(kept, f"grpc{safe}"))
     gc.freeze()  # the collector writes into what it looks through: pages that were shared would be copied
     if status := supervisor.run():
         raise typer.Exit(status)
@@ -171,10 +177,12 @@ def main() -> None:
         _refuse(error)
 
 
-def _announce(urls: Sequence[str]) -> None:
+def _announce(urls: Sequence[str], rpc: Sequence[str]) -> None:
     """Say where the service listens: with port 0 nobody knows before."""
     for url in urls:
         _say(f"imago {__version__} listens on {url}, documentation on {url}/docs")
+    for url in rpc:
+        _say(f"imago {__version__} listens on {url}")
 
 
 def _say(what: str | Table) -> None:

@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -24,13 +24,14 @@ from app import __version__
 from app.api.access import AccessControl, describe_keys
 from app.api.admin import audit, guard
 from app.api.fast_path import FastPath
-from app.api.management_routes import Manages, management_routes
+from app.api.management_routes import Management, Manages, management_routes
 from app.api.middleware import Direct, Edge, answer_refusal
 from app.api.openapi import completed
 from app.api.protocol_infer import InferEndpoint
+from app.api.protocol_models import Models
 from app.api.protocol_routes import protocol_routes
 from app.api.repository_routes import repository_routes
-from app.api.system_routes import system_routes
+from app.api.system_routes import is_ready, system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
 from app.drain import Drain
 from app.errors import InvalidSettings, ServiceError
@@ -54,6 +55,9 @@ from app.settings import Settings
 from app.signature import require_verifier
 from app.tasks import TASKS
 from app.telemetry.metrics import Metrics
+
+if TYPE_CHECKING:
+    from app.rpc.server import RpcServer
 
 logger = logging.getLogger("imago")
 
@@ -222,6 +226,17 @@ class _Application(FastAPI):
         await self.edge(scope, receive, send)
 
 
+def _rpc_server(
+    settings: Settings, registry: Registry, models: Models, management: Management, limits: Limits, edge: Edge,
+    is_live: Callable[[], bool], is_ready: Callable[[], bool],
+) -> "RpcServer":  # fmt: skip
+    # Not before it is asked for: gRPC is an extra.
+    from app.rpc.server import RpcServer
+    from app.rpc.service import Health, Service
+
+    return RpcServer(Service(registry, models, management, Health(is_live, is_ready), limits, edge), settings)
+
+
 def _application(
     settings: Settings, metrics: Metrics, registry: Registry, manages: Manages, accounts: Accounts, process: int,
     load: Callable[[], Coroutine[Any, Any, None]],
@@ -236,6 +251,8 @@ def _application(
         loading.cancel()
         if reminding is not None:
             reminding.cancel()
+        if rpc is not None:
+            await rpc.stop(settings.drain_seconds)
         await registry.close()
         keeping.cancel()
 
@@ -247,6 +264,8 @@ def _application(
     def direct(path: str) -> Direct | None:
         return endpoints.get(path) or infer.at(path)
 
+    models = Models(registry, metrics.statistics, settings.request_timeout_seconds)
+    management = Management(manages, settings.model_control)
     keys = read_keys(settings)
 
     def edge(app: ASGIApp, routes: Sequence[BaseRoute]) -> Edge:
@@ -259,8 +278,8 @@ def _application(
     routers = (
         task_routes(endpoints),
         repository_routes(registry),
-        protocol_routes(registry, metrics.statistics, settings.request_timeout_seconds),
-        management_routes(manages, settings.model_control),
+        protocol_routes(registry, models),
+        management_routes(management),
         system_routes(registry, metrics, settings.strict_readiness, lambda: drain.begun),
     )
     app = _Application(
@@ -275,5 +294,10 @@ def _application(
     app.state.registry = registry
     app.state.manages = manages
     app.state.drain = drain
+    app.state.rpc = rpc = None if settings.grpc_port is None else _rpc_server(
+        settings, registry, models, management, limits, app.edge,
+        is_live=lambda: not metrics.pulse.faults(),
+        is_ready=lambda: is_ready(registry, settings.strict_readiness, drain.begun),
+    )  # fmt: skip
     app.state.fast_path = FastPath(endpoints, app.edge)
     return app

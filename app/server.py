@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from ipaddress import ip_address
 from types import FrameType
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import uvicorn
 from fastapi import FastAPI
@@ -99,6 +99,16 @@ def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvicorn.Config("", log_config=None).get_loop_factory()
 
 
+class Rpc(Protocol):
+    """What serves beside HTTP, from the same start to the same stop."""
+
+    async def start(self, listeners: Sequence[socket.socket]) -> None:
+        """Listen on the addresses of these sockets."""
+
+    async def stop(self, seconds: float) -> None:
+        """Take no more calls, and give those under way so many seconds."""
+
+
 class Server(uvicorn.Server):
     """Serves an application on sockets that listen already: alone, or as one of the workers that share them."""
 
@@ -107,6 +117,8 @@ class Server(uvicorn.Server):
         if shared is not None:
             self._closed = partial(shared.connections.closed, worker)
         self._drain: Drain = app.state.drain
+        self._rpc: Rpc | None = app.state.rpc
+        self._drain_seconds = settings.drain_seconds
         self._delay = settings.drain_delay_seconds
         self._patience = settings.drain_seconds + _GRACE
         tls = tls_context(settings)
@@ -139,6 +151,7 @@ class Server(uvicorn.Server):
         self._acceptor: Acceptor | None = None
         self._connecting: set[asyncio.Task[Any]] = set()
         self._sweeping: asyncio.TimerHandle | None = None
+        self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does; a worker shares connections out with the others."""
@@ -146,6 +159,8 @@ class Server(uvicorn.Server):
         gc.freeze()  # what was imported stays: a full collection need not look through it again and again
         gc.set_threshold(_ALLOCATIONS)
         self._sweep()
+        if self._rpc is not None:
+            await self._rpc.start(self._shared.listeners if self._shared else sockets or ())
         if (shared := self._shared) is not None:
             self._acceptor = Acceptor(
                 self._worker, shared.listeners, shared.connections, shared.inboxes, self._serve_connection
@@ -171,8 +186,10 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter) or self._drain.over
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Accept no more than has come, then stop as uvicorn does."""
+        """Accept no more than has come, then stop as uvicorn does; the application waits for the calls of gRPC."""
         self._drain.begin(0)
+        if self._rpc is not None:
+            self._stopping = asyncio.create_task(self._rpc.stop(self._drain_seconds))
         if self._acceptor is not None:
             self._acceptor.stop()
         # One that uvicorn does not know yet would not be told, and keep it waiting. What came while these were waited

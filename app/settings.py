@@ -27,6 +27,7 @@ class Settings(BaseSettings):
 
     host: str = Field("127.0.0.1", description="Address to listen on; 0.0.0.0 for all.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    grpc_port: int | None = Field(None, ge=0, le=65535, description="Port for gRPC; 0 takes a free one, none is off.")
     keys: Path | None = Field(None, description="File of API keys (`imago keys create`); none to ask nobody for one.")
     insecure_no_auth: bool = Field(False, description="Let everybody call who reaches an address that is not loopback.")
     tls_certificate: Path | None = Field(None, description="PEM file of the certificate chain; none for plain HTTP.")
@@ -95,7 +96,7 @@ class Settings(BaseSettings):
             raise ValueError("it needs a tls_certificate")
         return value
 
-    @field_validator("cache", "keys", "signed_by", "tls_certificate", "tls_key", mode="before")
+    @field_validator("cache", "grpc_port", "keys", "signed_by", "tls_certificate", "tls_key", mode="before")
     @classmethod
     def _no_file(cls, value: object) -> object:
         return None if value == "" else value

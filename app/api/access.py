@@ -78,20 +78,24 @@ class AccessControl:
             ModelNotFound: the path names a model that the key may not see.
             QuotaExceeded: a limit of the key is reached.
         """
+        needed, name = self._asked(record, scope)
+        self.check(record, needed, name, str((scope.get("client") or ("unknown",))[0]))
+
+    def check(self, record: Record, needed: str | None, name: str | None, address: str) -> None:
+        """Let a call from an address in that needs a scope, and asks for the model of a name; raises as `enter`."""
         try:
-            self._enter(record, scope)
+            self._check(record, needed, name, address)
         except ServiceError as error:
             self._refused.labels(error.code).inc()
             raise
 
-    def _enter(self, record: Record, scope: Scope) -> None:
-        needed, name = self._asked(record, scope)
+    def _check(self, record: Record, needed: str | None, name: str | None, address: str) -> None:
         secret = secret_in(record.headers)
         self._know(record, secret)
         if needed == PUBLIC:
             return
         if record.caller is None:
-            raise self._stranger(secret, scope)
+            raise self._stranger(secret, address)
         if needed is not None and needed not in record.caller.opens:
             raise ScopeMissing(needed)
         if name is not None and not record.sees(name):
@@ -138,10 +142,9 @@ class AccessControl:
         needed = SCOPE_OF.get(record.route, "undeclared")
         return needed, parameters.get("name") if needed == INFER else None
 
-    def _stranger(self, secret: bytes | None, scope: Scope) -> ServiceError:
+    def _stranger(self, secret: bytes | None, address: str) -> ServiceError:
         if secret is None:
             return Unauthenticated("This needs an API key: send it as Authorization: Bearer KEY, or as X-API-Key.")
-        address = str((scope.get("client") or ("unknown",))[0])
         if seconds := self._guesses.failed(address):
             return TooManyGuesses(seconds)
         logger.warning("a wrong key came from %s", address)

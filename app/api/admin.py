@@ -23,11 +23,14 @@ _LONGEST: Final = 200
 def audit(record: Record, scope: Scope) -> None:
     """Log who asked for something that is an administrator's, what it was and what came of it."""
     route = record.route or getattr(scope.get("route"), "path", "")
-    if SCOPE_OF.get(route) != ADMIN:
-        return
+    if SCOPE_OF.get(route) == ADMIN:
+        note(record, str((scope.get("client") or ("unknown",))[0]), scope["method"], scope["path"])
+
+
+def note(record: Record, address: str, method: str, path: str) -> None:
+    """Log a request of an administrator's, or of somebody who would be one."""
     who = "nobody known" if record.caller is None else record.caller.key
-    address = (scope.get("client") or ("unknown",))[0]
-    logger.info(AUDIT, who, address, scope["method"], scope["path"][:_LONGEST], record.status)
+    logger.info(AUDIT, who, address, method, path[:_LONGEST], record.status)
 
 
 def guard(routes: list[BaseRoute]) -> list[BaseRoute]:

@@ -1,8 +1,9 @@
-"""Loading and unloading over HTTP: the repository extension of the Open Inference Protocol, as Triton defines it.
+"""Loading and unloading: the repository extension of the Open Inference Protocol, as Triton defines it.
 
 Switched off unless the operator allows it: whoever may load models decides what code runs here.
 """
 
+from collections.abc import Mapping
 from typing import Any, Final, Protocol, TypeVar
 
 import orjson
@@ -78,24 +79,49 @@ class Done(BaseModel):
     unload: bool | None = None
 
 
-def management_routes(manages: Manages, allowed: bool) -> APIRouter:
+class Management:
+    """Does what callers ask with the models, where the operator allows it, in whichever form they ask."""
+
+    def __init__(self, manages: Manages, allowed: bool) -> None:
+        self._manages = manages
+        self._allowed = allowed
+
+    def allow(self) -> None:
+        """Refuse everybody where the operator does. Raises `ControlOff`."""
+        if not self._allowed:
+            raise ControlOff
+
+    async def load(self, name: str, given: Mapping[str, Any]) -> None:
+        """Load a model, or what is new of it; `LoadParameters` are given.
+
+        Raises:
+            ControlOff, InvalidRequest: it is not allowed, or not what may be asked.
+            LoadRefused, ModelNotFound, NotReady: as `app.repository.manager.Manager.load`.
+        """
+        self.allow()
+        config = _read(LoadParameters, given).config
+        await self._manages.load(name, None if config is None else _versions(name, config))
+
+    async def unload(self, name: str, given: Mapping[str, Any]) -> None:
+        """Unload a model, all its versions; `UnloadParameters` are given. Raises as `load`."""
+        self.allow()
+        _read(UnloadParameters, given)
+        await self._manages.unload(name)
+
+
+def management_routes(management: Management) -> APIRouter:
     """The routes that change what is loaded. They answer when every process has followed."""
     router = APIRouter(
         tags=["management"], prefix="/v2/repository/models", responses=refusals(_REFUSALS, protocol=True)
     )
-
-    def allow() -> None:
-        if not allowed:
-            raise ControlOff
 
     @router.post(
         "/{name}/load", summary="Load a model, or what is new of it", openapi_extra=_takes(LoadParameters),
         response_model_exclude_none=True,
     )  # fmt: skip
     async def load(name: str, request: Request) -> Done:
-        allow()
-        config = _read(LoadParameters, await request.body()).config
-        await manages.load(name, None if config is None else _versions(name, config))
+        management.allow()
+        await management.load(name, _parameters(await request.body()))
         return Done(name=name, load=True)
 
     @router.post(
@@ -103,29 +129,30 @@ def management_routes(manages: Manages, allowed: bool) -> APIRouter:
         response_model_exclude_none=True,
     )  # fmt: skip
     async def unload(name: str, request: Request) -> Done:
-        allow()
-        _read(UnloadParameters, await request.body())
-        await manages.unload(name)
+        management.allow()
+        await management.unload(name, _parameters(await request.body()))
         return Done(name=name, unload=True)
 
     return router
 
 
-def _read(wanted: type[ParametersT], body: bytes) -> ParametersT:
-    """The parameters of a call; clients send nothing, `{}`, or what is documented."""
-    contract: type[BaseModel] = _Body
+def _parameters(body: bytes) -> Mapping[str, Any]:
+    """The parameters in a body; clients send nothing, `{}`, or what is documented."""
     try:
-        parameters = _Body.model_validate(orjson.loads(body or b"{}")).parameters
-        if any(key.startswith("file:") for key in parameters):
-            raise InvalidRequest(
-                "Files are not taken over HTTP: put the version into the folder of models, and load it."
-            )
-        contract = wanted
-        return wanted.model_validate(parameters)
+        return _Body.model_validate(orjson.loads(body or b"{}")).parameters
     except orjson.JSONDecodeError:
         raise InvalidRequest("The body is not JSON: send nothing, or the parameters of a load.") from None
     except ValidationError as error:
-        raise InvalidRequest(explain(error, contract)) from None
+        raise InvalidRequest(explain(error, _Body)) from None
+
+
+def _read(wanted: type[ParametersT], given: Mapping[str, Any]) -> ParametersT:
+    if any(key.startswith("file:") for key in given):
+        raise InvalidRequest("Files are not taken: put the version into the folder of models, and load it.")
+    try:
+        return wanted.model_validate(given)
+    except ValidationError as error:
+        raise InvalidRequest(explain(error, wanted)) from None
 
 
 def _versions(name: str, config: str) -> Versions | None:

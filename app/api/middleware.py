@@ -119,6 +119,9 @@ class Access(Protocol):
     def enter(self, record: Record, scope: Scope) -> None:
         """Let a request in, or raise the `ServiceError` that says why not."""
 
+    def check(self, record: Record, needed: str | None, name: str | None, address: str) -> None:
+        """Let a call in that came another way than by HTTP, or raise the `ServiceError` that says why not."""
+
     def knows(self, record: Record) -> bool:
         """Whether a request to a task comes with a good key, which is noted; `charge` has to follow."""
 

@@ -4,8 +4,9 @@ a servable."""
 import asyncio
 import re
 import time
-from collections.abc import Collection
-from typing import Final
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Final, Generic, TypeVar
 
 from starlette.types import Receive, Scope, Send
 
@@ -21,11 +22,13 @@ from app.repository.registry import Registry
 from app.servable import Servable, Timings
 from app.tensors import Tensors
 
+Answer = TypeVar("Answer")
+
 UNKNOWN_TASK: Final = "tensors"
 """The task of requests whose model is not known (yet), for logs and metrics."""
 VERSION: Final = re.compile(r"[1-9][0-9]{0,8}")
 _PATH: Final = re.compile(r"/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
-_LONG: Final = 2**16
+LONG: Final = 2**16
 """Longer JSON is read in a thread: numbers take some 20 ms a megabyte."""
 _WORTH_COMPRESSING: Final = 1024
 _COPIED: Final = 16
@@ -63,7 +66,15 @@ class InferEndpoint:
             servable = self._find(scope["path"], record)
         servable.admit(latest)
         signature = Signature.of(servable, self._limits.max_pictures)
-        answering = _answer(servable, signature, body, json_bytes, begun, latest, record)
+        version = servable.manifest.version
+        call = Call(
+            read=lambda: read_request(body, json_bytes, signature),
+            is_long=(len(body) if json_bytes is None else json_bytes) > LONG,
+            write=lambda request, outputs: write_answer(request, version, outputs, signature),
+            begun=begun,
+            latest=latest,
+        )
+        answering = answered(servable, call, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
         answer = await (answering if servable.inline else unless_caller_leaves(receive, answering))
         await _send(send, servable, answer, accepted_encoding(headers.get(b"accept-encoding", b"")))
@@ -111,62 +122,55 @@ def version_number(name: str, version: str | None) -> int | None:
     return int(version)
 
 
-async def run(
-    servable: Servable, request: InferRequest, begun: float, latest: float, started: float, record: Record
-) -> tuple[Tensors, Timings]:
-    """All outputs of a request, and the seconds of each stage but the last. It `begun`, may end at the `latest`, and
-    reading its tensors `started` at these times of the monotonic clock.
+@dataclass(frozen=True)
+class Call(Generic[Answer]):
+    """One request, in whichever form it came."""
+
+    read: Callable[[], InferRequest]
+    is_long: bool
+    """Whether reading takes so long that a thread should do it."""
+    write: Callable[[InferRequest, Tensors], Answer]
+    begun: float
+    """When it came, and when it has to be answered, on the monotonic clock."""
+    latest: float
+
+
+async def answered(servable: Servable, call: Call[Answer], record: Record) -> Answer:
+    """The answer to a call; what it took is noted in the record.
 
     Raises:
-        ServiceError: a picture, a value, the queue or the model refuse.
+        ServiceError: the request, a picture, a value, the queue or the model refuse.
     """
-    deadline = latest if request.timeout is None else min(latest, begun + request.timeout)
+    servable.hold()
+    try:
+        return await _answered(servable, call, record)
+    finally:
+        servable.free()
+
+
+async def _answered(servable: Servable, call: Call[Answer], record: Record) -> Answer:
+    started = time.monotonic()
+    request = await asyncio.to_thread(call.read) if call.is_long else call.read()
+    deadline = call.latest if request.timeout is None else min(call.latest, call.begun + request.timeout)
     if request.pictures:
         tensors, record.pixels = await servable.rows_of(request.pictures)
     else:
         tensors = request.tensors
     decode = time.monotonic() - started
     outputs, queued, ran = await servable.infer(tensors, deadline)
-    return outputs, Timings(decode, queued, ran, 0.0)
+    inferred = time.monotonic()
+    answer = await servable.near(_numbers_to_write(request, outputs), lambda: call.write(request, outputs))
+    record.timings = Timings(decode, queued, ran, time.monotonic() - inferred)
+    servable.observe(record.timings)
+    return answer
 
 
-def numbers_to_write(request: InferRequest, outputs: Tensors) -> int:
+def _numbers_to_write(request: InferRequest, outputs: Tensors) -> int:
     """What writing an answer costs, as so many numbers written as text."""
     return sum(
         outputs[wanted.name].size // (_COPIED if wanted.binary and not wanted.classes else 1)
         for wanted in request.wanted
     )
-
-
-async def _answer(
-    servable: Servable, signature: Signature, body: bytes, json_bytes: int | None, begun: float, latest: float,
-    record: Record,
-) -> InferAnswer:  # fmt: skip
-    servable.hold()
-    try:
-        return await _answer_held(servable, signature, body, json_bytes, begun, latest, record)
-    finally:
-        servable.free()
-
-
-async def _answer_held(
-    servable: Servable, signature: Signature, body: bytes, json_bytes: int | None, begun: float, latest: float,
-    record: Record,
-) -> InferAnswer:  # fmt: skip
-    started = time.monotonic()
-    if (len(body) if json_bytes is None else json_bytes) > _LONG:
-        request = await asyncio.to_thread(read_request, body, json_bytes, signature)
-    else:
-        request = read_request(body, json_bytes, signature)
-    outputs, timings = await run(servable, request, begun, latest, started, record)
-    inferred = time.monotonic()
-    version = servable.manifest.version
-    answer = await servable.near(
-        numbers_to_write(request, outputs), lambda: write_answer(request, version, outputs, signature)
-    )
-    record.timings = timings._replace(encode=time.monotonic() - inferred)
-    servable.observe(record.timings)
-    return answer
 
 
 async def _send(send: Send, servable: Servable, answer: InferAnswer, encoding: bytes | None) -> None:

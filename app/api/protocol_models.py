@@ -3,7 +3,7 @@
 Plain dictionaries in the words of the protocol (and of Triton's extensions to it), for HTTP and gRPC alike.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from app import __version__
@@ -12,7 +12,7 @@ from app.api.protocol_requests import labels_by_output
 from app.manifest import LABELS, ServingConfig
 from app.repository.registry import Entry, Registry
 from app.servable import Servable
-from app.telemetry.statistics import Spent, Totals
+from app.telemetry.statistics import Spent, Statistics, Totals
 from app.tensors import TensorSpec
 
 EXTENSIONS: Final = (
@@ -30,6 +30,43 @@ STATES: Final = {
 _INPUT: Final = {"format": "FORMAT_NONE", "optional": False, "is_shape_tensor": False}
 
 Json = dict[str, Any]
+
+
+class Models:
+    """What is told of models, by name and version."""
+
+    def __init__(self, registry: Registry, statistics: Statistics, timeout_seconds: float) -> None:
+        self._registry = registry
+        self._statistics = statistics
+        self._timeout_seconds = timeout_seconds
+
+    def metadata(self, name: str, version: int | None) -> Json:
+        """Its tensors."""
+        return model_metadata(self._registry.get(None, name, version), ready_versions(self._registry, name))
+
+    def ready(self, name: str, version: int | None) -> Json:
+        """That it answers; raises where it does not."""
+        return {"name": self._registry.get(None, name, version).manifest.name, "ready": True}
+
+    def config(self, name: str, version: int | None) -> Json:
+        """How it runs."""
+        servable = self._registry.get(None, name, version)
+        return model_config(servable, self._registry.serving_config(name), self._timeout_seconds)
+
+    def stats(self, name: str, version: int | None) -> Json:
+        """What it did: one version, or all that answer."""
+        self._registry.get(None, name, version)
+        versions = ready_versions(self._registry, name) if version is None else [version]
+        return self._stats((name, one) for one in versions)
+
+    def all_stats(self, sees: Callable[[str], bool]) -> Json:
+        """What all models did that whoever asks sees."""
+        entries = [entry for entry in self._registry.entries() if entry.servable is not None and sees(entry.name)]
+        return self._stats((entry.name, entry.version) for entry in entries)
+
+    def _stats(self, versions: Iterable[tuple[str, int]]) -> Json:
+        total = self._statistics.total
+        return {"model_stats": [model_statistics(name, version, total(name, version)) for name, version in versions]}
 
 
 def server_metadata() -> Json:

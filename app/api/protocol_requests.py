@@ -17,6 +17,8 @@ from app.tensors import Tensor, Tensors, TensorSpec
 
 MOST_CLASSIFIED: Final = 1_000_000
 """Elements that one request may have classified, as in Triton."""
+_KNOWN: Final = ("triton_enable_empty_final_response",)
+"""Reserved ones that mean nothing where there is one answer; perf_analyzer sends it over gRPC."""
 _LARGEST: Final = 2**63 - 1
 
 
@@ -155,7 +157,7 @@ def timeout_of(parameters: Mapping[str, Any]) -> float | None:
     Raises:
         InvalidRequest: it is something else, or `priority` is, or a parameter is of those that Triton reserves.
     """
-    if any(name.startswith("triton_") for name in parameters):
+    if any(name.startswith("triton_") and name not in _KNOWN for name in parameters):
         raise InvalidRequest("Parameters whose names begin with 'triton_' are reserved.")
     number_in(parameters, "priority")
     return number_in(parameters, "timeout") / 1e6 or None

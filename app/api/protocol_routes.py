@@ -4,7 +4,7 @@ Inference itself is served by `app.api.protocol_infer`, past the framework; here
 beside `/livez` and `/readyz`. What is answered is made by `app.api.protocol_models`.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import orjson
@@ -16,15 +16,7 @@ from starlette.responses import Response
 from app.api.middleware import record_of
 from app.api.protocol_infer import version_number
 from app.api.protocol_messages import object_in
-from app.api.protocol_models import (
-    Json,
-    model_config,
-    model_metadata,
-    model_statistics,
-    ready_versions,
-    repository_index,
-    server_metadata,
-)
+from app.api.protocol_models import Json, Models, repository_index, server_metadata
 from app.api.protocol_schemas import (
     IndexEntry,
     IndexRequest,
@@ -40,53 +32,14 @@ from app.api.refusals import RUNNING, refusals
 from app.api.task_routes import elsewhere
 from app.errors import InvalidRequest, ModelNotFound, NotReady
 from app.repository.registry import Registry
-from app.telemetry.statistics import Statistics
 
 Tell = Callable[[str, int | None], Json]
 """Makes an answer for a model and, where the path has one, a version."""
 
 
-class Models:
-    """What is told of models, by name and version."""
-
-    def __init__(self, registry: Registry, statistics: Statistics, timeout_seconds: float) -> None:
-        self._registry = registry
-        self._statistics = statistics
-        self._timeout_seconds = timeout_seconds
-
-    def metadata(self, name: str, version: int | None) -> Json:
-        """Its tensors."""
-        return model_metadata(self._registry.get(None, name, version), ready_versions(self._registry, name))
-
-    def ready(self, name: str, version: int | None) -> Json:
-        """That it answers; raises where it does not."""
-        return {"name": self._registry.get(None, name, version).manifest.name, "ready": True}
-
-    def config(self, name: str, version: int | None) -> Json:
-        """How it runs."""
-        servable = self._registry.get(None, name, version)
-        return model_config(servable, self._registry.serving_config(name), self._timeout_seconds)
-
-    def stats(self, name: str, version: int | None) -> Json:
-        """What it did: one version, or all that answer."""
-        self._registry.get(None, name, version)
-        versions = ready_versions(self._registry, name) if version is None else [version]
-        return self._stats((name, one) for one in versions)
-
-    def all_stats(self, sees: Callable[[str], bool]) -> Json:
-        """What all models did that whoever asks sees."""
-        entries = [entry for entry in self._registry.entries() if entry.servable is not None and sees(entry.name)]
-        return self._stats((entry.name, entry.version) for entry in entries)
-
-    def _stats(self, versions: Iterable[tuple[str, int]]) -> Json:
-        total = self._statistics.total
-        return {"model_stats": [model_statistics(name, version, total(name, version)) for name, version in versions]}
-
-
-def protocol_routes(registry: Registry, statistics: Statistics, timeout_seconds: float) -> APIRouter:
+def protocol_routes(registry: Registry, models: Models) -> APIRouter:
     """Everything below `/v2` but health."""
     router = APIRouter(tags=["protocol v2"])
-    models = Models(registry, statistics, timeout_seconds)
 
     async def server() -> Response:
         return _json(server_metadata())

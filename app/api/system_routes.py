@@ -82,8 +82,8 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: 
         response_model=ProtocolReadiness,
         responses={503: {"model": ProtocolReadiness}},
     )
-    async def ready(request: Request) -> Response:
-        well = _readiness(registry, strict, draining(), record_of(request.scope)).ready
+    async def ready() -> Response:
+        well = is_ready(registry, strict, draining())
         return _health(ProtocolReadiness(live=True, ready=well, error=None if well else _NOT_READY), well)
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
@@ -112,18 +112,21 @@ def _health(state: BaseModel, well: bool) -> Response:
     )
 
 
-def _readiness(registry: Registry, strict: bool, draining: bool, record: Record) -> Readiness:
+def is_ready(registry: Registry, strict: bool, draining: bool) -> bool:
     """Ready means: every model was tried, one answers (`strict`: all do, by one of their versions), and the service is
-    not stopping. Only the models that the caller sees are named."""
+    not stopping."""
     answering = {entry.name for entry in registry.entries() if entry.state == "ready"}
     broken = {entry.name for entry in registry.entries() if entry.state == "failed"} - answering
-    settled = registry.settled.is_set()
-    ready = settled and bool(answering) and not (strict and broken) and not draining
+    return registry.settled.is_set() and bool(answering) and not (strict and broken) and not draining
+
+
+def _readiness(registry: Registry, strict: bool, draining: bool, record: Record) -> Readiness:
+    """Whether the service is ready, and why not. Only the models that the caller sees are named."""
     told = {str(entry): entry for entry in registry.entries() if record.sees(entry.name)}
     return Readiness(
-        ready=ready,
+        ready=is_ready(registry, strict, draining),
         draining=draining,
-        settled=settled,
+        settled=registry.settled.is_set(),
         loading=[key for key, entry in told.items() if entry.state == "loading"],
         failed={key: entry.reason for key, entry in told.items() if entry.state == "failed"},
     )

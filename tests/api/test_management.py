@@ -78,7 +78,7 @@ def test_a_version_policy_chooses_versions_as_in_triton_s_configuration(service:
         (b"{", "not JSON"),
         (b"[]", "Input should be"),
         (b'{"parameters": {"conifg": "{}"}}', "did you mean 'config'"),
-        (b'{"parameters": {"file:1/model.onnx": "AAAA"}}', "Files are not taken over HTTP"),
+        (b'{"parameters": {"file:1/model.onnx": "AAAA"}}', "Files are not taken"),
         (b'{"parameters": {"config": "{"}}', "config"),
         (b'{"parameters": {"config": "{\\"max_batch_size\\": 4}"}}', "'max_batch_size' is unknown"),
         (b'{"parameters": {"config": "{\\"name\\": \\"other\\"}"}}', "for the model 'other'"),

@@ -243,7 +243,8 @@ def test_what_a_request_may_not_say_is_refused(name: str) -> None:
 
 def test_parameters_that_mean_nothing_here_are_passed_over() -> None:
     message = {
-        "id": "", "parameters": {"timeout": 0, "priority": 1, "sequence_id": 0, "mine": "x"},
+        "id": "", "parameters": {"timeout": 0, "priority": 1, "sequence_id": 0, "mine": "x",
+                             "triton_enable_empty_final_response": True},
         "inputs": [{"name": "x", "datatype": "INT8", "shape": [1, 2], "data": [1, 2], "parameters": {"mine": 1.5}}],
     }  # fmt: skip
     request = read_request(json.dumps(message).encode(), None, served("INT8"))
