@@ -124,10 +124,10 @@ cli.add_typer(data_commands, name="data")
 
 @data_commands.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Pictures in folders of their classes, or a zip.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folders of classes, or Pascal VOC; or a zip of it.")],
     out: Annotated[Path, typer.Option(help="File of the contact sheet.")] = Path("contact-sheet.png"),
 ) -> None:
-    """Print counts, sizes and balance of a folder of classes, duplicates and leaks between its parts, broken files."""
+    """Print counts, sizes and balance of pictures, duplicates and leaks between their parts, broken files."""
     found = inspect_folder(folder)
     typer.echo(found.text())
     out.write_bytes(found.sheet)

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,47 @@ def write_masks(root: Path, count: int, seed: int = 0) -> Path:
         Image.fromarray((inside * (index % len(SHAPES) + 1)).astype(np.uint8)).save(root / "masks" / f"{index:03}.png")
     (root / "labels.txt").write_text("\n".join(("ground", *SHAPES)) + "\n")
     return root
+
+
+def write_boxes(root: Path, count: int, seed: int = 0, parts: Mapping[str, int] | None = None) -> Path:
+    """ROOT/JPEGImages/NUMBER.png of one to three shapes, with ROOT/Annotations/NUMBER.xml; with `parts` also
+    ROOT/ImageSets/Main/PART.txt, which name so many of them in turn."""
+    random = np.random.default_rng(seed)
+    for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / part).mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        image, objects = scene(random)
+        Image.fromarray(image).save(root / "JPEGImages" / f"{index:03}.png")
+        (root / "Annotations" / f"{index:03}.xml").write_text(annotation(2 * SIDE, 2 * SIDE, objects))
+    numbers = iter(range(count))
+    for part, size in (parts or {}).items():
+        (root / "ImageSets" / "Main" / f"{part}.txt").write_text("".join(f"{next(numbers):03}\n" for _ in range(size)))
+    return root
+
+
+def scene(random: np.random.Generator) -> tuple[NDArray[np.uint8], list[tuple[str, tuple[int, int, int, int]]]]:
+    """A picture uint8 [96,96,3] of one to three shapes, and what they are in which box: left, top, right, bottom."""
+    whole = np.full((2 * SIDE, 2 * SIDE, 3), 50, np.uint8)
+    objects = []
+    for place in random.permutation(4)[: random.integers(1, 4)].tolist():
+        kind, (down, across) = int(random.integers(len(SHAPES))), divmod(place, 2)
+        pixels, inside = draw(kind, random)
+        whole[down * SIDE : (down + 1) * SIDE, across * SIDE : (across + 1) * SIDE] = pixels
+        rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+        box = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        objects.append((SHAPES[kind], tuple(int(edge) + SIDE * (across, down)[at % 2] for at, edge in enumerate(box))))
+    return whole, objects
+
+
+def annotation(width: int, height: int, objects: Sequence[tuple[str, Sequence[float]]]) -> str:
+    """XML of Pascal VOC; boxes count from 0 here, and from 1 there."""
+    listed = "".join(
+        f"<object><name>{label}</name><bndbox><xmin>{left + 1}</xmin><ymin>{top + 1}</ymin><xmax>{right}</xmax>"
+        f"<ymax>{bottom}</ymax></bndbox></object>"
+        for label, (left, top, right, bottom) in objects
+    )
+    size = f"<size><width>{width}</width><height>{height}</height><depth>3</depth></size>"
+    return f"<annotation>{size}{listed}</annotation>"
 
 
 def zipped(folder: Path, file: Path) -> Path:

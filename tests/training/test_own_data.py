@@ -141,7 +141,7 @@ def test_inspecting_finds_duplicates_leaks_and_broken_files(folder: Path, tmp_pa
     assert "sizes: 48x48 to 64x64" in text
     assert len(found.exact) == 60  # cross, square and triangle lie in both parts
     assert {"train/square/smooth.png", "train/square/again.jpg"} in [
-        {left.example.name, right.example.name} for left, right in found.near
+        {left.item.name, right.item.name} for left, right in found.near
     ]
     assert "leaks between parts: 6" in text
     assert list(found.broken) == ["train/triangle/cut.png"]

@@ -8,8 +8,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.errors import BrokenData
 from training.data.folders import read_folder
 from training.data.masks import read_masks
+from training.data.voc import Box, Scenes, read_voc
 
 Item = TypeVar("Item")
 
@@ -32,7 +34,16 @@ class Masked:
     maps: Sequence[NDArray[np.uint8]]
 
 
-Truth = Labelled | Masked
+@dataclass(frozen=True)
+class Boxed:
+    """Encoded pictures with the name of each and its objects."""
+
+    names: Sequence[str]
+    files: Sequence[bytes]
+    boxes: Sequence[tuple[Box, ...]]
+
+
+Truth = Labelled | Masked | Boxed
 
 
 def labelled(data: Path) -> Labelled:
@@ -54,6 +65,23 @@ def masked(data: Path) -> Masked:
         [pair.image for pair in pairs],
         [masks.source.read(pair.image) for pair in pairs],
         [masks.mask(pair) for pair in pairs],
+    )
+
+
+def boxed(data: Path) -> Boxed:
+    """The test part, else the validation part, of pictures with boxes. Raises BrokenData."""
+    return boxed_scenes(read_voc(data))
+
+
+def boxed_scenes(scenes: Scenes) -> Boxed:
+    """The same of a data set that was read. Raises BrokenData, also where nothing is in these pictures."""
+    held_out = scenes.held_out
+    if not any(scene.boxes for scene in held_out):
+        raise BrokenData(held_out[0].note, "has no object, and no other held-out picture has: nothing can be measured")
+    return Boxed(
+        [scene.picture for scene in held_out],
+        [scenes.source.read(scene.picture) for scene in held_out],
+        [scene.boxes for scene in held_out],
     )
 
 

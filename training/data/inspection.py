@@ -1,4 +1,4 @@
-"""A look at a folder of classes before training: what is in it, and what is wrong with it."""
+"""A look at pictures before training, in folders of classes or with boxes: what is there, and what is wrong with it."""
 
 import hashlib
 import statistics
@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import ServiceError
-from app.imaging.codec import Decoder
-from training.data.folders import Example, Folder, Split, read_folder
+from app.imaging.paint import Boxed, box_overlay, default_palette
+from training.data.errors import BrokenData
+from training.data.items import Item, Items, read_items
+from training.data.pixels import OWN_PICTURES
 from training.figures import sheet
 
-_DECODER = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"), max_pixels=200_000_000)
 _SHOWN = 10
 _NEAR_BITS = 4
 """Pictures whose fingerprints of 64 bits differ in at most so many look alike to people, too."""
@@ -29,8 +30,7 @@ _MOST = 1000
 class Seen:
     """One readable picture."""
 
-    example: Example
-    split: Split
+    item: Item
     size: tuple[int, int]
     digest: bytes
     fingerprint: int
@@ -40,7 +40,7 @@ class Seen:
 class Inspection:
     """What was found."""
 
-    folder: Folder
+    data: Items
     seen: Sequence[Seen]
     broken: Mapping[str, str]
     """Why a file cannot be read, by name."""
@@ -63,23 +63,21 @@ class Inspection:
 
     def text(self) -> str:
         """All of it, a finding a line."""
-        parts = [*self._counts(), *self._sizes(), *self._doubles()]
+        parts = [*self._counts(), *self._sizes(), *self.data.notes, *self._doubles()]
         parts += [f"broken: {name}: {reason}" for name, reason in self.broken.items()] or ["broken files: none"]
         return "\n".join(parts)
 
     def _counts(self) -> Iterable[str]:
-        counts = Counter((one.split, one.example.label) for one in self.seen)
-        splits = list(self.folder.splits)
-        yield (
-            "pictures by class: "
-            + ", ".join(splits)
-            + ("" if self.folder.divided else " (drawn, the folder has no parts)")
-        )
-        for label, name in enumerate(self.folder.classes):
-            yield f"  {name}: " + ", ".join(str(counts[split, label]) for split in splits)
-        totals = [sum(counts[split, label] for split in splits) for label in range(len(self.folder.classes))]
-        most, least = max(totals, default=0), min(totals, default=0)
-        yield f"balance: the largest class has {most / max(1, least):.1f} times the pictures of the smallest"
+        counts = Counter((one.item.split, label) for one in self.seen for label in one.item.labels)
+        pictures = Counter(one.item.split for one in self.seen)
+        splits, counted = list(dict.fromkeys(item.split for item in self.data.items)), self.data.counted
+        yield f"{counted} by class: {', '.join(splits)}" + ("" if self.data.divided else " (drawn, there are no parts)")
+        for label in self.data.labels:
+            yield f"  {label}: " + ", ".join(str(counts[split, label]) for split in splits)
+        yield "  pictures: " + ", ".join(str(pictures[split]) for split in splits)
+        totals = [sum(counts[split, label] for split in splits) for label in self.data.labels]
+        times = max(totals) / max(1, min(totals))
+        yield f"balance: the largest class has {times:.1f} times the {counted} of the smallest"
 
     def _sizes(self) -> Iterable[str]:
         if not self.seen:
@@ -91,41 +89,60 @@ class Inspection:
     def _doubles(self) -> Iterable[str]:
         exact, near = self.exact, self.near
         yield f"exact duplicates: {sum(len(group) - 1 for group in exact)}"
-        yield from _shown(", ".join(one.example.name for one in group) for group in exact)
+        yield from _shown(", ".join(one.item.name for one in group) for group in exact)
         yield f"near duplicates: {len(near)} pairs"
-        yield from _shown(f"{left.example.name}, {right.example.name}" for left, right in near)
+        yield from _shown(f"{left.item.name}, {right.item.name}" for left, right in near)
         pairs = [(group[0], other) for group in exact for other in group[1:]] + near
-        leaks = [(left, right) for left, right in pairs if left.split != right.split]
+        leaks = [(left, right) for left, right in pairs if left.item.split != right.item.split]
         yield f"leaks between parts: {len(leaks)}"
         yield from _shown(
-            f"{left.example.name} ({left.split}), {right.example.name} ({right.split})" for left, right in leaks
+            f"{left.item.name} ({left.item.split}), {right.item.name} ({right.item.split})" for left, right in leaks
         )
-        mixed = [(left, right) for left, right in pairs if left.example.label != right.example.label]
-        yield f"duplicates with two labels: {len(mixed)}"
-        yield from _shown(f"{left.example.name}, {right.example.name}" for left, right in mixed)
+        mixed = [(left, right) for left, right in pairs if sorted(left.item.labels) != sorted(right.item.labels)]
+        yield f"duplicates with other labels: {len(mixed)}"
+        yield from _shown(f"{left.item.name}, {right.item.name}" for left, right in mixed)
 
 
 def inspect_folder(path: Path) -> Inspection:
-    """Decode every picture below a directory or in a zip archive of classes. Raises BrokenData where there is none."""
-    folder = read_folder(path)
+    """Decode every picture of a directory or in a zip archive. Raises BrokenData as `read_items` does."""
+    data = read_items(path)
     seen: list[Seen] = []
     broken: dict[str, str] = {}
-    tiles: dict[int, list[tuple[NDArray[np.uint8], str]]] = defaultdict(list)
-    for split, examples in folder.splits.items():
-        for example in examples:
-            try:
-                data = folder.read(example)
-                picture = _DECODER.open(data)
-                image = picture.raster((128, 128))
-            except (ServiceError, OSError) as error:
-                broken[example.name] = str(error)
-                continue
-            size = (picture.width, picture.height)
-            seen.append(Seen(example, split, size, hashlib.sha256(data).digest(), fingerprint(image)))
-            if len(tiles[example.label]) < _PER_CLASS:
-                image.thumbnail((128, 128))
-                tiles[example.label].append((np.asarray(image), folder.classes[example.label][:20]))
-    return Inspection(folder, seen, broken, sheet([tile for label in sorted(tiles) for tile in tiles[label]]))
+    tiles: dict[str, list[tuple[NDArray[np.uint8], str]]] = {label: [] for label in data.labels}
+    for item in data.items:
+        try:
+            one, image = _look(data, item)
+        except (ServiceError, BrokenData, OSError) as error:
+            broken[item.name] = str(error)
+            continue
+        seen.append(one)
+        label = next((label for label in item.labels if len(tiles[label]) < _PER_CLASS), None)
+        if label is not None:
+            tiles[label].append((_tile(image, item, one.size, data.labels), label[:20]))
+    return Inspection(data, seen, broken, sheet([tile for label in data.labels for tile in tiles[label]]))
+
+
+def _look(data: Items, item: Item) -> tuple[Seen, Image.Image]:
+    """What is seen of a picture, and a small version of it."""
+    content = data.source.read(item.name)
+    picture = OWN_PICTURES.open(content)
+    size = (picture.width, picture.height)
+    if item.size not in (None, size):
+        raise BrokenData(item.name, f"is {size[0]}x{size[1]}, and its annotation says {item.size[0]}x{item.size[1]}")
+    image = picture.raster((128, 128))
+    return Seen(item, size, hashlib.sha256(content).digest(), fingerprint(image)), image
+
+
+def _tile(image: Image.Image, item: Item, size: tuple[int, int], labels: Sequence[str]) -> NDArray[np.uint8]:
+    """A picture for the sheet, with its boxes."""
+    image.thumbnail((128, 128))
+    across, down = image.width / size[0], image.height / size[1]
+    colours = dict(zip(labels, default_palette(len(labels)), strict=True))
+    boxes = [
+        Boxed((left * across, top * down, right * across, bottom * down), colours[label], "")
+        for label, (left, top, right, bottom) in item.boxes
+    ]
+    return box_overlay(np.asarray(image), boxes)
 
 
 def fingerprint(image: Image.Image) -> int:

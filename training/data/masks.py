@@ -16,18 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from app.errors import ServiceError
-from app.imaging.codec import Decoder
 from app.imaging.geometry import fit, resize_labels
 from app.manifest import ImageInput
 from training.data.errors import BrokenData
 from training.data.folders import SPLITS, Source, Split, is_picture, open_source
-from training.data.pixels import decode_labels
+from training.data.pixels import OWN_PICTURES, decode_labels
 
 VOID = 255
 LABELS = "labels.txt"
 _IMAGES, _MASKS = "images", "masks"
 _HELD_OUT = 0.1
-_DECODER = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"), max_pixels=200_000_000)
 
 
 @dataclass(frozen=True)
@@ -63,7 +61,7 @@ class Masks:
         images, maps = [], []
         for pair in pairs:
             try:
-                picture = _DECODER.open(self.source.read(pair.image))
+                picture = OWN_PICTURES.open(self.source.read(pair.image))
                 image = fit(picture, want)
             except ServiceError as error:
                 raise BrokenData(pair.image, f"no readable picture ({error})") from error

@@ -19,7 +19,7 @@ from pydantic import Field
 from torch import Tensor
 
 from app.errors import ServiceError
-from app.imaging.codec import Decoder, Picture
+from app.imaging.codec import Picture
 from app.imaging.geometry import fit
 from app.manifest import Conformal, ImageInput
 from training.classifying import WATCHED, Batch, ClassifyHyper, ClassifyLoop, balanced, mixed, taught
@@ -28,6 +28,7 @@ from training.data.augment import jitter
 from training.data.feed import Draw, Feed, Slices
 from training.data.folders import Example, Folder, read_folder
 from training.data.held_out import Labelled, labelled, shuffled
+from training.data.pixels import OWN_PICTURES
 from training.engine import Count, Plan, Rate
 from training.metrics import calibrate_sets, calibration_error, fit_temperature
 from training.networks.graphs import ClassifyGraph
@@ -37,7 +38,6 @@ from training.recipe import Card, Recipe
 from training.run import Run, submodule
 from training.version import Version
 
-_DECODER = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"), max_pixels=200_000_000)
 _ENOUGH = 50
 """Validation pictures that a calibration needs: with fewer the temperature stays 1 and there are no label sets."""
 
@@ -171,7 +171,7 @@ def check(folder: Folder, examples: Sequence[Example], size: int) -> None:
 def open_picture(folder: Folder, example: Example) -> Picture:
     """A picture, its header read. Raises BrokenData."""
     try:
-        return _DECODER.open(folder.read(example))
+        return OWN_PICTURES.open(folder.read(example))
     except ServiceError as error:
         raise BrokenData(example.name, f"no readable picture ({error})") from error
 
