@@ -50,6 +50,19 @@ def reliability_figure(confidence: NDArray[np.float64], right: NDArray[np.bool_]
     return _png(figure)
 
 
+def precision_figure(curves: NDArray[np.float64], labels: Sequence[str]) -> bytes:
+    """Precision at each level of recall, float [labels,101], a line a label that has objects."""
+    figure = Figure(figsize=(5.5, 4.5), layout="constrained")
+    axes = figure.add_subplot()
+    for curve, label in zip(curves, labels, strict=True):
+        if not np.isnan(curve).any():
+            axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{label}, AP {curve.mean():.2f}")
+    axes.set_xlabel("recall")
+    axes.set_ylabel("precision at an IoU of 0.5")
+    axes.legend()
+    return _png(figure)
+
+
 def sheet(pictures: Sequence[tuple[NDArray[np.uint8], str]]) -> bytes:
     """Pictures uint8 [H,W,3] in tiles, six a row, each above its caption."""
     rows = -(-max(1, len(pictures)) // _COLUMNS)

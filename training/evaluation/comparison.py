@@ -40,18 +40,21 @@ def mcnemar(this: NDArray[np.bool_], other: NDArray[np.bool_]) -> Comparison:
 
 
 def bootstrap(this: NDArray[np.int64], other: NDArray[np.int64], rounds: int = 2000) -> Comparison:
-    """Mean IoU of confusion matrices int64 [pictures,C,C], pictures redrawn with replacement (Efron 1979).
-
-    The p-value is twice the share of redrawn sets in which the sign of the difference is the other one.
-    """
+    """Mean IoU of confusion matrices int64 [pictures,C,C], pictures redrawn with replacement (Efron 1979)."""
     difference = _mean_iou(this.sum(0)) - _mean_iou(other.sum(0))
     random = np.random.default_rng(0)
     drawn = np.empty(rounds)
     for number in range(rounds):
         counts = np.bincount(random.integers(0, len(this), len(this)), minlength=len(this))
         drawn[number] = _mean_iou(np.tensordot(counts, this, 1)) - _mean_iou(np.tensordot(counts, other, 1))
+    return by_redrawing(difference, drawn)
+
+
+def by_redrawing(difference: float, drawn: NDArray[np.float64]) -> Comparison:
+    """A difference beside those of redrawn sets of pictures: the p-value is twice the share of sets in which its sign
+    is the other one."""
     against = float((drawn <= 0).mean()) if difference > 0 else float((drawn >= 0).mean())
-    return Comparison(difference, min(1.0, 2 * against), f"bootstrap over pictures, {rounds} rounds")
+    return Comparison(difference, min(1.0, 2 * against), f"bootstrap over pictures, {len(drawn)} rounds")
 
 
 def _mean_iou(matrix: NDArray[np.int64]) -> float:

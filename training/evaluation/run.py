@@ -9,14 +9,15 @@ from typing import Any
 
 from app.errors import InvalidModel
 from training.data import BrokenData
-from training.data.held_out import Labelled, Truth, labelled, masked
-from training.evaluation import classification, segmentation
+from training.data.held_out import Boxed, Labelled, Masked, Truth, boxed, labelled, masked
+from training.evaluation import classification, detection, segmentation
 from training.recipes import RECIPES
 from training.version import Version, open_version
 
 _STYLE = (
     "body{font:15px sans-serif;margin:2em;max-width:60em} td{padding:2px 10px;text-align:right} img{max-width:100%}"
 )
+_JUDGES: dict[type[Truth], Any] = {Labelled: classification, Masked: segmentation, Boxed: detection}
 
 
 def evaluate(folder: Path, data: Path, out: Path, against: Path | None = None) -> dict[str, Any]:
@@ -29,7 +30,7 @@ def evaluate(folder: Path, data: Path, out: Path, against: Path | None = None) -
     """
     version, other = open_version(folder), None if against is None else open_version(against)
     pictures = truth(version, data)
-    judge: Any = classification if isinstance(pictures, Labelled) else segmentation
+    judge = _JUDGES[type(pictures)]
     answers = judge.ask(version, pictures)
     figures, files = judge.report(answers, pictures)
     if other is not None:
@@ -49,7 +50,7 @@ def truth(version: Version, data: Path) -> Truth:
 
     Raises BrokenData of the first where neither is there, and InvalidModel for a task that has no truth.
     """
-    folders: dict[str, Callable[[Path], Truth]] = {"classify": labelled, "segment": masked}
+    folders: dict[str, Callable[[Path], Truth]] = {"classify": labelled, "segment": masked, "detect": boxed}
     if version.manifest.task not in folders:
         raise InvalidModel(f"{_name(version)} makes pictures: `imago-train verify` computes the figures of its card.")
     recipe = RECIPES.get(str(version.manifest.training.get("recipe")))
