@@ -10,10 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from app.tensors import Tensors
 from training.networks.graphs import Graph
 
 OPSET = 20
 Arrays = dict[str, NDArray[np.generic]]
+_SCORE = 0.05
+"""Below it a detector says nothing: which of its many nothings come first is chance."""
 
 
 def write(graph: Graph, examples: Sequence[Tensor]) -> bytes:
@@ -85,11 +88,15 @@ def torch_outputs(graph: Graph, arrays: Arrays) -> Arrays:
     return {name: value.numpy() for name, value in zip(graph.outputs, values, strict=True)}
 
 
-def parity(ours: Arrays, theirs: Arrays) -> dict[str, float]:
-    """How far two answers are apart: largest difference of each output, and for whole numbers the share that agrees."""
+def parity(ours: Tensors, theirs: Tensors) -> dict[str, float]:
+    """How far two answers are apart: largest difference of each output, and for whole numbers and boxes the share that
+    agrees."""
     found: dict[str, float] = {}
     for name, mine in ours.items():
         other = theirs[name]
+        if name == "boxes":
+            found["boxes_agreement"] = _same_boxes(mine, other)
+            continue
         difference = np.abs(mine.astype(np.float64) - other.astype(np.float64))
         found[f"{name}_max_abs_diff"] = float(difference.max())
         if np.issubdtype(mine.dtype, np.integer):
@@ -97,3 +104,13 @@ def parity(ours: Arrays, theirs: Arrays) -> dict[str, float]:
     if "probabilities" in ours:
         found["top1_agreement"] = float((ours["probabilities"].argmax(1) == theirs["probabilities"].argmax(1)).mean())
     return found
+
+
+def _same_boxes(ours: NDArray[np.generic], theirs: NDArray[np.generic]) -> float:
+    """The share of our boxes [N,K,6] with a score to speak of that are in theirs, too, in whatever order: same class,
+    edges within half a pixel, scores within a thousandth."""
+    mine, other = ours.astype(np.float64), theirs.astype(np.float64)
+    apart = np.abs(mine[:, :, None] - other[:, None])
+    same = (apart <= np.array([0.5, 0.5, 0.5, 0.5, 1e-3, 0])).min(3).max(2)
+    objects = mine[:, :, 4] >= _SCORE
+    return float(same[objects].mean()) if objects.any() else 1.0

@@ -31,6 +31,7 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"mask": "uint8 [?,360,480]", "confidence": "uint8 [?,360,480]"},
     ),
     "cifar10-generator": ({"z": "float32 [?,8]", "class": "int64 [?]"}, {"image": "uint8 [?,32,32,3]"}),
+    "bccd-detector": ({"image": "uint8 [?,64,64,3]"}, {"boxes": "float32 [?,100,6]"}),
 }  # fmt: skip
 """Inputs and outputs of the tiny graphs: names, dtypes, shapes."""
 
@@ -86,7 +87,7 @@ def test_resizes_stay_in_the_blocked_layout(name: str, models: Path) -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_manifest_has_the_digest_of_every_file_and_the_facts_of_the_run(
-    name: str, models: Path, tiny_runs: dict[str, Run]
+    name: str, models: Path, tiny_runs: dict[str, Run], data: Path
 ) -> None:
     folder = models / name / "1"
     manifest = read_manifest(folder)
@@ -94,7 +95,9 @@ def test_a_manifest_has_the_digest_of_every_file_and_the_facts_of_the_run(
     assert {"model.onnx", "labels.txt", "README.md"} <= set(manifest.files)
     assert manifest.training["hyper"] == tiny_runs[name].read()["hyper"]
     assert manifest.training["seed"] == 0
-    assert read_labels(folder, read_manifest(folder)) == RECIPES[name].card.labels
+    recipe = RECIPES[name]
+    card = recipe.describe(recipe.hyper(**tiny_runs[name].read()["hyper"]), data)
+    assert read_labels(folder, read_manifest(folder)) == card.labels
     assert all(value > 0.995 for key, value in manifest.parity.items() if key.endswith("agreement"))
 
 
@@ -215,6 +218,16 @@ def test_a_run_of_another_recipe_is_refused(tiny_runs: dict[str, Run], data: Pat
 def test_parity_counts_what_differs() -> None:
     found = parity({"mask": np.array([1, 2, 3, 4], np.uint8)}, {"mask": np.array([1, 2, 3, 9], np.uint8)})
     assert found == {"mask_max_abs_diff": 5, "mask_agreement": 0.75}
+
+
+def test_parity_of_boxes_does_not_depend_on_their_order() -> None:
+    ours = np.array([[[0, 0, 9, 9, 0.9, 1], [5, 5, 9, 9, 0.8, 0], [0, 0, 1, 1, 0, 0]]], np.float32)
+    theirs = ours[:, ::-1].copy()
+    assert parity({"boxes": ours}, {"boxes": theirs}) == {"boxes_agreement": 1}
+    for column, value in ((0, 5.6), (4, 0.79), (5, 2)):
+        other = theirs.copy()
+        other[0, 1, column] = value
+        assert parity({"boxes": ours}, {"boxes": other}) == {"boxes_agreement": 0.5}
 
 
 def test_a_manifest_is_plain_json_without_paths_of_this_machine(models: Path, data: Path) -> None:

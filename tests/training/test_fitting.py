@@ -28,7 +28,7 @@ def test_a_resumed_classifier_ends_with_the_weights_of_an_uninterrupted_run(
     _check_resumed("cifar10-classifier", steps, fit_tiny, tiny_runs, tmp_path)
 
 
-@pytest.mark.parametrize(("name", "steps"), [("camvid-segmenter", 2), ("cifar10-generator", 8)])
+@pytest.mark.parametrize(("name", "steps"), [("camvid-segmenter", 2), ("cifar10-generator", 8), ("bccd-detector", 3)])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_run(
     name: str, steps: int, fit_tiny: Fit, tiny_runs: dict[str, Run], tmp_path: Path
 ) -> None:

@@ -4,13 +4,13 @@ import base64
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
-from shapes import SHAPES, draw, write_folders, write_masks
+from shapes import SHAPES, draw, scene, write_boxes, write_folders, write_masks
 
 from app.manifest import read_manifest
 from app.settings import Settings
@@ -30,9 +30,10 @@ def run_main(*arguments: str) -> int:
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures and masks, and models that were fitted on them."""
+    """Pictures, masks and boxes, and models that were fitted on them."""
     root = tmp_path_factory.mktemp("workbench")
     pictures, masks = write_folders(root / "shapes", 200), write_masks(root / "masks", 160)
+    boxes = write_boxes(root / "boxes", 400)
     for recipe, data, name, options in (
         ("imagefolder-classifier", pictures, "shapes", ["size=48", "width=16", "epochs=18", "mixup=0", "lr=0.004"]),
         (
@@ -40,6 +41,21 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             masks,
             "masks",
             ["size=[96,96]", "width=16", "epochs=90", "scales=[0.8,1.3]", "colour=0.1", "decay=0.97"],
+        ),
+        (
+            "voc-detector",
+            boxes,
+            "boxes",
+            [
+                "size=[96,96]",
+                "width=16",
+                "epochs=14",
+                "lr=0.003",
+                "scales=[0.8,1.2]",
+                "mosaic=0",
+                "decay=0.97",
+                "warm_up=20",
+            ],
         ),
     ):
         run = str(root / "runs" / name)
@@ -78,6 +94,47 @@ def test_masks_of_shapes_are_found_through_http(service: Service) -> None:
         both += [((found == label) & (truth == label)).sum() for label in range(5)]
         either += [((found == label) | (truth == label)).sum() for label in range(5)]
     assert (both / either).mean() > 0.9
+
+
+def test_things_are_found_through_http(service: Service) -> None:
+    random = np.random.default_rng(99)
+    pairs, missed, wrong = 0, 0, 0
+    for _ in range(30):
+        image, objects = scene(random)
+        (result,) = service.post("/detect?threshold=0.4", save(image)).json()["results"]
+        found = [(one["label"], one["box"]) for one in result["objects"]]
+        hits = sum(
+            any(label == other and _overlap(box, truth) > 0.5 for label, box in found) for other, truth in objects
+        )
+        pairs, missed, wrong = pairs + hits, missed + len(objects) - hits, wrong + len(found) - hits
+    assert pairs / (pairs + missed) > 0.8
+    assert pairs / (pairs + wrong) > 0.8
+
+
+def _overlap(one: Sequence[float], other: Sequence[float]) -> float:
+    sides = [max(0, min(one[at + 2], other[at + 2]) - max(one[at], other[at])) for at in (0, 1)]
+    both = sides[0] * sides[1]
+    areas = [(box[2] - box[0]) * (box[3] - box[1]) for box in (one, other)]
+    return both / (sum(areas) - both)
+
+
+def test_a_detector_is_evaluated_by_label_and_by_picture(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version, out = home / "models" / "boxes" / "1", home / "evaluated-boxes"
+    command = ["evaluate", str(version), "--data", str(home / "boxes"), "--out", str(out), "--against", str(version)]
+    assert run_main(*command) == 0
+    assert "cannot be told apart" in capsys.readouterr().out
+    figures = json.loads((out / "report.json").read_text())
+    metrics = read_manifest(version).metrics
+    assert figures["map50"] == pytest.approx(metrics["test_map50"])
+    assert metrics["test_map50_low"] <= metrics["test_map50"] <= metrics["test_map50_high"]
+    assert metrics["test_map"] < metrics["test_map50"]
+    assert figures["map50"] > 0.85
+    assert set(figures["classes"]) <= set(SHAPES)
+    assert sum(each["objects"] for each in figures["classes"].values()) >= figures["pictures"] == 40
+    assert all(0 < each["best_threshold"] < 1 for each in figures["classes"].values())
+    for name in ("precision-recall", "worst"):
+        Image.open(out / f"{name}.png").verify()
+        assert f'alt="{name}"' in (out / "report.html").read_text()
 
 
 def test_an_evaluation_is_figures_pictures_and_one_page(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,6 +24,9 @@ TINY: dict[str, dict[str, Any]] = {
         "epochs": 2, "batch_size": 8, "latent": 8, "widths": (8, 8, 8, 8), "feature_epochs": 1,
         "feature_widths": (8, 8, 8),
     },
+    "bccd-detector": {
+        "epochs": 2, "batch_size": 2, "width": 8, "size": (64, 64), "warm_up": 1, "validate_every": 1,
+    },
 }  # fmt: skip
 
 

@@ -9,9 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.networks.detector import CELL, Detector, Said
+from training.networks.encoder import STRIDE
 from training.networks.generator import Generator
-from training.networks.segmenter import STRIDE, Segmenter
+from training.networks.segmenter import Segmenter
 from training.networks.textbook import TextbookNetwork
+
+_MOST_BOXES = 100
 
 
 class Graph(nn.Module):
@@ -111,6 +115,34 @@ class SegmentGraph(Graph):
         return fine[:, :, : self.height, : self.width]
 
 
+class DetectGraph(Graph):
+    """image uint8 [N,H,W,3] to boxes float32 [N,K,6]: left, top, right, bottom in pixels of the image, score, class;
+    best first, K at most 100.
+
+    A place whose score for a class is not the highest of the 3x3 places around it says nothing of that class (as in
+    Zhou et al. 2019, arXiv 1904.07850): where two neighbours answer for one object, the better one does.
+    """
+
+    inputs = ("image",)
+    outputs = ("boxes",)
+
+    def __init__(self, network: Detector) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The best boxes of each image; rows of score 0 are none."""
+        said = self.network(scaled(image))
+        scores = torch.sigmoid(said.logits)
+        highest = functional.max_pool2d(scores, 3, stride=1, padding=1)
+        peaks = torch.where(scores >= highest, scores, 0.0).flatten(1)
+        best, chosen = peaks.topk(min(_MOST_BOXES, peaks.shape[1]), 1)
+        places = said.logits.shape[2] * said.logits.shape[3]
+        kind, place = chosen // places, chosen % places
+        edges = edges_of(said).gather(1, place[:, :, None].expand(-1, -1, 4))
+        return torch.cat((edges, best[:, :, None], kind[:, :, None].float()), 2)
+
+
 class GenerateGraph(Graph):
     """z float32 [N,latent] and class int64 [N] to image uint8 [N,H,W,3]."""
 
@@ -124,6 +156,21 @@ class GenerateGraph(Graph):
     def forward(self, z: Tensor, classes: Tensor) -> Tensor:
         """The images; rounded first, because a cast cuts off."""
         return torch.round(255 * self.network(z, classes)).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def edges_of(said: Said) -> Tensor:
+    """Boxes float [N, h x w, 4] in pixels, place after place, row by row."""
+    centres = places_of(said)
+    reach = CELL * said.reach.flatten(2).transpose(1, 2)
+    return torch.cat((centres - reach[:, :, :2], centres + reach[:, :, 2:]), 2)
+
+
+def places_of(said: Said) -> Tensor:
+    """Centres of the places float [h x w, 2] in pixels: x, y."""
+    height, width = said.logits.shape[2:]
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    centres = torch.stack((columns, rows), 2).view(-1, 2).to(said.reach)
+    return CELL * (centres + 0.5)
 
 
 def scaled(image: Tensor) -> Tensor:
