@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from app.errors import ImagoError
 from app.manifest import explain
 from training import engine
-from training.adopt import Wanted
-from training.adopt import adopt as adopt_file
+from training.adoption.adopt import adopt as adopt_file
+from training.adoption.wanted import Activation, Background, Boxes, BoxFormat, Kind, Layout, Pixels, Range, Unit, Wanted
 from training.console import console
 from training.data import BrokenData
 from training.data.inspection import inspect_folder
@@ -33,7 +33,6 @@ from training.report import report as table_of
 from training.run import Run, RunRefused
 from training.verify import ScoreDiffers
 from training.verify import verify as check_version
-from training.wrapping import Pixels
 
 REFUSALS = (BrokenData, RunRefused, ExportRefused, ScoreDiffers, ImagoError)
 """Errors whose sentence is the answer; anything else is a defect and shows its trace."""
@@ -214,13 +213,15 @@ def _sides(text: str) -> tuple[int, int]:
 
 @cli.command()
 def adopt(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A classifier as ONNX: float NCHW in, scores out.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A network as ONNX: float pictures in, scores out.")],
     name: Annotated[str, typer.Option(help="Of the model that is made.", show_default=False)],
+    task: Annotated[Kind, typer.Option(help="What the network is for.")] = "classify",
     models: Annotated[Path, typer.Option(help="The folder that is served.")] = Path("models"),
     version: Annotated[int | None, typer.Option(min=1, help="Default: the next free number.")] = None,
     size: Annotated[
         Any, typer.Option(parser=_sides, metavar="WxH|N", help="Pixels, where the file leaves width and height open.")
     ] = None,
+    layout: Annotated[Layout, typer.Option(help="Where channels stand: [N,C,H,W] or [N,H,W,C].")] = "nchw",
     mean: Annotated[
         Any, typer.Option(parser=_numbers, metavar="M[,M,M]", help="Taken off each channel, in the network's order.")
     ] = "0",
@@ -232,9 +233,17 @@ def adopt(
     ] = "1",
     channels: Annotated[Literal["rgb", "bgr"], typer.Option(help="Order of the colours in the network.")] = "rgb",
     output: Annotated[str | None, typer.Option(help="The output with the scores, where there are several.")] = None,
-    activation: Annotated[
-        Literal["auto", "softmax", "none"], typer.Option(help="What is still to be applied to the scores.")
-    ] = "auto",
+    activation: Annotated[Activation, typer.Option(help="What is still to be applied to the scores.")] = "auto",
+    boxes: Annotated[str | None, typer.Option(help="Detectors: the output with the boxes, [N,K,4].")] = None,
+    classes: Annotated[str | None, typer.Option(help="Detectors: the output with one class a box, [N,K].")] = None,
+    box_format: Annotated[BoxFormat, typer.Option(help="Detectors: what four numbers a box is.")] = "xyxy",
+    box_unit: Annotated[Unit, typer.Option(help="Detectors: pixels of the input, or fractions of its sides.")] = "auto",
+    background: Annotated[Background, typer.Option(help="Detectors: the class that means nothing.")] = "none",
+    suppress: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Detectors: IoU from which on the surer box stays; 1 keeps all.")
+    ] = None,
+    latent: Annotated[str | None, typer.Option(help="Generators: the input with the latent vector.")] = None,
+    output_range: Annotated[Range, typer.Option(help="Generators: pixel values for black and white.")] = "auto",
     labels: Annotated[Path | None, typer.Option(help="Text, one label a line. Default: class 0, class 1, ...")] = None,
     fit: Annotated[
         Literal["stretch", "cover"], typer.Option(help="How pictures of another shape are made to fit.")
@@ -242,13 +251,14 @@ def adopt(
     description: Annotated[str | None, typer.Option(help="One sentence for the card and /models.")] = None,
     licence: Annotated[str, typer.Option(help="The terms of the weights.")] = "not stated",
 ) -> None:
-    """Bring a foreign ONNX classifier to imago's contract, compare both, and put it into the models folder."""
+    """Bring a foreign ONNX network to imago's contract, compare both, and put it into the models folder."""
     pixels = Pixels(mean, std, 255 if input_range == "255" else 1, channels)
-    folder = adopt_file(
-        file,
-        models,
-        Wanted(name, version, size, pixels, output, activation, labels, fit, description, licence),
-    )
+    places = Boxes(boxes, classes, box_format, box_unit, background, suppress)
+    said = Wanted(
+        name, version, task, size, layout, pixels, output, activation, places, latent, output_range, labels, fit,
+        description, licence,
+    )  # fmt: skip
+    folder = adopt_file(file, models, said)
     console.print(f"{folder} is complete")
 
 

@@ -20,10 +20,10 @@ from tests.api.service import Service
 from tests.imaging.pictures import noise, save
 from tests.make_models import CLASSES, foreign_logits, make_foreign
 from training.__main__ import cli, main
-from training.adopt import Wanted, adopt
+from training.adoption.adopt import adopt
+from training.adoption.wanted import Pixels, Wanted
 from training.export import ExportRefused
 from training.version import open_version
-from training.wrapping import Pixels
 
 Array = np.ndarray[Any, Any]
 SOFTMAX = (("Softmax", {"axis": 1}),)
@@ -280,14 +280,14 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
     "missing": (lambda file: None, {}, r"foreign\.onnx cannot be read: No such file"),
     "text": (saying(b"This is a text.\n" * 9), {}, r"foreign\.onnx is no ONNX file"),
     "empty": (saying(b""), {}, r"foreign\.onnx is no ONNX file, or one without a graph"),
-    "three axes": (of(size=(), shape=("N", 4)), {}, r"the input is float \[N,C,H,W\]; input is float \[\?,3\]"),
+    "three axes": (of(size=(), shape=("N", 4)), {}, r"is float \[N,C,H,W\] or \[N,H,W,C\]; input is float \[\?,3\]"),
     "bytes": (of(dtype=TensorProto.UINT8), {}, r"input is uint8 \[\?,3,6,8\]"),
-    "several inputs": (unlike(second_input), {}, "has one input, its picture; this file has input, mask"),
+    "several inputs": (unlike(second_input), {}, "with one input, its picture; this file has input, mask"),
     "external": (in_other_files, {}, "the weights lie in other files: put all into one"),
     "domain": (unlike(last("Softmax", ["logits"], ["scores"], domain="ai.onnx.ml")), {}, "operators of 'ai.onnx.ml'"),
     "opset": (of(opset=6), {}, "has opset 6: export it with 7 or later"),
     "channels": (of(channels=4), {}, r"input is \[\?,4,6,8\]: the second axis has to be 1 \(grey\) or 3 channels"),
-    "channels last": (of(channels=6, size=(8, 3)), {}, r"\[\?,6,8,3\], channels last \(NHWC\): export .*NCHW"),
+    "channels last": (of(channels=6, size=(8, 3)), {}, r"\[\?,6,8,3\], channels last \(NHWC\): say --layout nhwc"),
     "size": (of(), {"size": (6, 8)}, r"--size says 6x8, and the file takes height and width \[6,8\]"),
     "half a size": (of(size=("H", 8)), {"size": (9, 9)}, r"height and width \[\?,8\]"),
     "two means": (of(), {"pixels": Pixels(mean=(0.5, 0.5))}, "--mean takes one number, or one for each of the 3 chann"),
@@ -305,7 +305,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Any], dict[str, Any], str]] = {
         ), steps=(("ArgMax", {"axis": 1}),)), {}, r"scores is int64 \[6, 1\] for 6 pictures: not a row of scores",
     ),
     "a number each": (of(steps=(("ReduceMax", {"axes": [1], "keepdims": 0}),), shape=("N",)), {}, r"float32 \[6\] for"),
-    "not finite": (of(steps=(("Log", {}),)), {}, "scores is not finite for random pictures"),
+    "not finite": (of(steps=(("Log", {}),)), {}, "scores is not finite for random rows"),
     "fixed batch": (unlike(squeezing, batch=1), {}, "insists on batches of 1 and fails in batches of 1, 2 and 3"),
     "free, it says": (unlike(squeezing), {}, r"^the file fails in batches of 1, 2 and 3 \(export it with a dyn"),
     "mixed rows": (unlike(mixing), {}, "the rows of a batch seem to depend on one another"),
