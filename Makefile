@@ -13,7 +13,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 serve: $(VENV)/.$(RUNTIME)
 	$(BIN)/imago serve
 
-test: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.test
+test: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.private $(VENV)/.test
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.dev
@@ -29,7 +29,7 @@ lock: $(VENV)/.supply
 	echo 'setuptools>=80' | $(COMPILE) --generate-hashes --output-file requirements/build.txt -
 	$(COMPILE) --generate-hashes --extra cpu --output-file requirements/cpu.txt pyproject.toml
 	$(COMPILE) --generate-hashes --extra gpu --output-file requirements/gpu.txt pyproject.toml
-	$(COMPILE) --no-annotate --extra train --extra test --extra bench --extra supply --extra sign --extra dev \
+	$(COMPILE) --no-annotate --extra train --extra private --extra test --extra bench --extra supply --extra sign --extra dev \
 		--constraint requirements/build.txt --constraint requirements/cpu.txt \
 		--output-file requirements/constraints.txt pyproject.toml
 

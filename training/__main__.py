@@ -54,6 +54,9 @@ def fit(
     batch_size: Annotated[int | None, typer.Option(help="Rows per step.")] = None,
     lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
     seed: Annotated[int | None, typer.Option(help="Of weights, order and augmentation.")] = None,
+    dp_epsilon: Annotated[
+        float | None, typer.Option(help="Budget of differential privacy for each picture (imagefolder-classifier).")
+    ] = None,
     other: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other hyper-parameter of the recipe.")
     ] = None,
@@ -65,7 +68,7 @@ def fit(
 ) -> None:
     """Train a recipe's network; checkpoints, curves and record go below the run's folder."""
     recipe = _recipe(name)
-    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed}
+    given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "dp_epsilon": dp_epsilon}
     hyper = _hyper(recipe, {key: value for key, value in given.items() if value is not None} | _pairs(other or []))
     run = Run(out or Path("runs") / name)
     run.begin(name, hyper.model_dump(mode="json"), _command(name, hyper, recipe), resume)

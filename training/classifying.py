@@ -61,6 +61,12 @@ class ClassifyLoop(LightningModule):
         self.right = self.seen = 0
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
+        """The loss of one batch, and in the log."""
+        loss = self.loss_of(batch)
+        self.log("loss", loss, prog_bar=True)
+        return loss
+
+    def loss_of(self, batch: Batch) -> Tensor:
         """The loss of one batch."""
         pictures, first, second, share, *soft = batch
         logits = self.network(pictures).float()
@@ -69,7 +75,6 @@ class ClassifyLoop(LightningModule):
             softened = torch.log_softmax(logits / self.hyper.softness, 1)
             apart = functional.kl_div(softened, probabilities, reduction="batchmean") * self.hyper.softness**2
             loss = (1 - self.hyper.taught) * loss + self.hyper.taught * apart
-        self.log("loss", loss, prog_bar=True)
         return loss
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
@@ -99,9 +104,13 @@ class ClassifyLoop(LightningModule):
             self.reached.fill_(accuracy)
             self.best.follow(self.average.module)
 
-    def configure_optimizers(self) -> Any:
+    def optimiser(self) -> torch.optim.Optimizer:
         """AdamW; biases and norms are not decayed."""
-        optimiser = adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
+        return adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser and its cosine."""
+        optimiser = self.optimiser()
         schedule = torch.optim.lr_scheduler.LambdaLR(
             optimiser, cosine(int(self.trainer.estimated_stepping_batches), self.hyper.warm_up)
         )

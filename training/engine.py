@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from training.console import console
 from training.data.feed import Feed, Slices
-from training.run import Run, fast_bfloat16
+from training.run import Run, RunRefused, fast_bfloat16
 
 N = TypeVar("N", bound=torch.nn.Module)
 
@@ -56,6 +56,8 @@ class Plan:
     watched: str | None = None
     """The logged figure (more is better) that ends the run when it has not risen for `patience` validations."""
     patience: int = 1
+    alone: str = ""
+    """Why this run must not be shared by several processes, if it must not."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,12 @@ def fit(
     every: datetime.timedelta = CHECKPOINT_EVERY,
     machine: Machine = Machine(),
 ) -> None:
-    """Train until `hyper.epochs`; curves, and a checkpoint after `every` and at the end, go below `run`."""
+    """Train until `hyper.epochs`; curves, and a checkpoint after `every` and at the end, go below `run`.
+
+    Raises RunRefused where `machine` has several processes and the plan is for one.
+    """
+    if plan.alone and machine.devices * machine.nodes > 1:
+        raise RunRefused(f"{plan.alone}: leave --devices and --nodes at 1")
     timer = Timer()
     plan.feed.workers = machine.workers
     callbacks: list[Callback] = [Checkpoints(run.checkpoint, every), timer]
@@ -125,9 +132,9 @@ def _precision(hyper: Hyper) -> Literal["bf16-mixed", "32-true"]:
 
 
 def _ignore_advice() -> None:
-    """Lightning's advice about what is meant here: parts that are frozen, loaders that resume."""
+    """Advice about what is meant here: parts that are frozen, loaders that resume, gradients that end at pictures."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*LeafSpec", ".*in eval mode at the start"):
+    for message in (".*LeafSpec", ".*in eval mode at the start", "Full backward hook is firing"):
         warnings.filterwarnings("ignore", message)
 
 

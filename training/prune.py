@@ -36,13 +36,15 @@ def prune(recipe: Recipe[Any], source: Run, target: Run, data: Path, share: floa
     of its learning rate.
 
     Raises:
-        InvalidModel: the recipe's network has no other widths, or so narrow a one.
+        InvalidModel: the recipe's network has no other widths, or so narrow a one, or the run was private.
         RunRefused: the first run is not there, or the second one is.
     """
     if not isinstance(recipe, Prunable):
         raise InvalidModel(f"The network of {recipe.name} has one width: it cannot be pruned.")
     record = source.read()
     hyper = recipe.hyper(**record["hyper"])
+    if record["hyper"].get("dp_epsilon") is not None:
+        raise InvalidModel("A private run is not pruned: fine-tuning would spend a second budget on the same pictures.")
     network = recipe.network(hyper, data)
     network.load_state_dict(submodule(source.weights(), "best.module"))
     pruned = shrunk(network, _example(recipe, hyper, data), share)

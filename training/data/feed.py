@@ -26,14 +26,18 @@ class Draw:
 
 
 class Feed(Generic[Batch]):
-    """Endless epochs of shuffled batches; the rest of an epoch that fills no batch is left out.
+    """Endless epochs of shuffled batches; the rest of an epoch that fills no batch is left out. With `poisson` every
+    row is in every batch with the same chance, by itself, so that batches differ in size: privacy is reckoned for that.
 
     `make` turns a Draw into a batch, in `workers` processes where there are any; what it makes does not depend on them.
     `state_dict` and `load_state_dict` are the protocol that Lightning's checkpoints ask of a loader.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, make: Callable[[Draw], Batch]) -> None:
+    def __init__(
+        self, count: int, batch_size: int, seed: int, make: Callable[[Draw], Batch], poisson: bool = False
+    ) -> None:
         self._count, self._size, self._seed, self._make = count, min(batch_size, count), seed, make
+        self._poisson = poisson
         self._epoch, self._position = 0, 0
         self.workers = 0
 
@@ -76,10 +80,18 @@ class Feed(Generic[Batch]):
 
         def draw(position: int) -> Draw:
             number = position * processes + rank
-            rows = order[number * self._size : (number + 1) * self._size]
-            return Draw(rows, self._generator(epoch, number + 1), epoch)
+            random = self._generator(epoch, number + 1)
+            rows = self._chosen(random) if self._poisson else order[number * self._size : (number + 1) * self._size]
+            return Draw(rows, random, epoch)
 
         return draw
+
+    def _chosen(self, random: torch.Generator) -> Tensor:
+        """Rows by chance; drawn again where there is none, which of 32 expected ones happens once in 1e14 times."""
+        rows = torch.empty(0)
+        while not len(rows):
+            (rows,) = (torch.rand(self._count, generator=random) < self._size / self._count).nonzero(as_tuple=True)
+        return rows
 
     def _generator(self, epoch: int, stream: int) -> torch.Generator:
         mixed = (self._seed * 1_000_003 + epoch) * 1_000_003 + stream

@@ -8,14 +8,16 @@ A small residual network, trained from scratch: random windows, mirroring, a lit
 by class, and an average of the weights, of which the best on the validation part is kept.
 """
 
-from collections.abc import Iterator, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from app.errors import ServiceError
@@ -35,9 +37,10 @@ from training.networks.graphs import ClassifyGraph
 from training.networks.residual import ResidualClassifier
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
-from training.run import Run, submodule
+from training.run import Run, RunRefused, submodule
 from training.version import Version
 
+_PRIVATE_BATCH = 32
 _ENOUGH = 50
 """Validation pictures that a calibration needs: with fewer the temperature stays 1 and there are no label sets."""
 
@@ -57,6 +60,26 @@ class FolderHyper(ClassifyHyper):
     colour: float = Field(default=0.2, ge=0, le=1)
     mixup: float = Field(default=0.2, ge=0)
     class_weights: bool = True
+    dp_epsilon: float | None = Field(default=None, gt=0)
+    """Budget of differential privacy for each training picture; None for none."""
+    dp_delta: float = Field(default=1e-5, gt=0, lt=1)
+    """The chance that the budget does not hold: far less than one in as many pictures as there are."""
+    dp_clip: float = Field(default=1.0, gt=0)
+    """Greatest length of the gradient of one picture."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apart(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Privacy is reckoned picture by picture: nothing may join two of them, and no class be counted."""
+        if values.get("dp_epsilon") is None:
+            return values
+        alone: dict[str, Any] = {"mixup": 0.0, "class_weights": False, "teacher": ""}
+        joined = [name for name, value in alone.items() if values.get(name, value) != value]
+        if joined:
+            raise ValueError(f"with dp_epsilon, {joined[0]} is {alone[joined[0]] or 'off'}: it joins several pictures")
+        if int(values.get("batch_size", _PRIVATE_BATCH)) < _PRIVATE_BATCH:
+            raise ValueError(f"with dp_epsilon, batch_size is at least {_PRIVATE_BATCH}")
+        return {"batch_size": 4 * _PRIVATE_BATCH, "precision": "float32", **values, **alone}
 
 
 class ImageFolderClassifier(Recipe[FolderHyper]):
@@ -79,7 +102,7 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
             image=_input(hyper.size),
             uses="Sorting pictures like those that it was trained on.",
             limits="Any picture is given one of the classes, whatever it shows; its energy is high for pictures unlike "
-            "those of the training.",
+            "those of the training." + _promise(hyper),
         )
 
     def plan(self, hyper: FolderHyper, data: Path, run: Run) -> Plan:
@@ -95,17 +118,22 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
             toned = jitter(pictures, hyper.colour, draw.random)
             return mixed(toned, labels[draw.rows], hyper.mixup, draw.random)
 
-        classes = len(folder.classes)
         network = self.network(hyper, data)
-        make_batch = taught(hyper, classes, make)
-        weights = balanced(labels, classes) if hyper.class_weights else torch.ones(classes)
-        feed = Feed(len(train), hyper.batch_size, hyper.seed, make_batch)
         validation = Slices(fitted(folder, folder.splits["val"], hyper.size), hyper.batch_size)
+        if hyper.dp_epsilon is not None:
+            return _private(network, hyper, len(train), make, validation)
+        classes = len(folder.classes)
+        weights = balanced(labels, classes) if hyper.class_weights else torch.ones(classes)
+        feed = Feed(len(train), hyper.batch_size, hyper.seed, taught(hyper, classes, make))
         return Plan(ClassifyLoop(network, hyper, weights), feed, validation, watched=WATCHED, patience=hyper.patience)
 
     def network(self, hyper: FolderHyper, data: Path) -> ResidualClassifier:
         """The network, untrained."""
-        return ResidualClassifier(len(read_folder(data).classes), hyper.size, hyper.width)
+        network = ResidualClassifier(len(read_folder(data).classes), hyper.size, hyper.width)
+        if hyper.dp_epsilon is None:
+            return network
+        without: ResidualClassifier = _privacy().without_batches(network)
+        return without
 
     def narrower(self, hyper: FolderHyper, pruned: ResidualClassifier) -> FolderHyper:
         """What makes a network as wide as a pruned one."""
@@ -160,6 +188,29 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
             f"{part}_accuracy": float((found.argmax(1) == labels).mean()),
             f"{part}_calibration_error": calibration_error(found, labels),
         }
+
+
+def _private(
+    network: ResidualClassifier, hyper: FolderHyper, count: int, make: Callable[[Draw], Batch], validation: Slices
+) -> Plan:
+    """A run whose weights say little of any one training picture. Raises RunRefused."""
+    if hyper.dp_delta * count > 0.1:
+        raise RunRefused(f"dp_delta has to be far less than 1 in {count}, the number of training pictures")
+    privacy = _privacy()
+    feed = Feed(count, hyper.batch_size, privacy.secret_seed(), make, poisson=True)
+    budget = privacy.Budget(hyper.dp_epsilon, hyper.dp_delta, hyper.dp_clip)
+    weights = torch.ones(network.head.out_features)
+    loop = privacy.PrivateLoop(network, hyper, weights, budget, count, hyper.epochs * len(feed))
+    alone = "a private run counts the noise of one process"
+    return Plan(loop, feed, validation, watched=WATCHED, patience=hyper.patience, alone=alone)
+
+
+def _privacy() -> Any:
+    """The module that needs opacus, which few need. Raises RunRefused where it is missing."""
+    try:
+        return importlib.import_module("training.private")
+    except ModuleNotFoundError as error:
+        raise RunRefused(f"dp_epsilon needs opacus: pip install 'imago[private]' ({error})") from None
 
 
 def check(folder: Folder, examples: Sequence[Example], size: int) -> None:
@@ -233,6 +284,17 @@ def _mean(image: Image.Image) -> tuple[int, ...]:
 
 def _input(size: int) -> ImageInput:
     return ImageInput(width=size, height=size, fit="cover")
+
+
+def _promise(hyper: FolderHyper) -> str:
+    """What a private run's card says of it."""
+    if hyper.dp_epsilon is None:
+        return ""
+    return (
+        f" Each training picture is protected by ({hyper.dp_epsilon:g}, {hyper.dp_delta:g})-differential privacy; what"
+        " was spent is `privacy/epsilon` under Training. Pictures held out for validation are not protected: they chose"
+        " the weights that were kept, and calibrated them."
+    )
 
 
 def _some(classes: Sequence[str]) -> str:
