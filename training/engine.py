@@ -132,9 +132,11 @@ def _precision(hyper: Hyper) -> Literal["bf16-mixed", "32-true"]:
 
 
 def _ignore_advice() -> None:
-    """Advice about what is meant here: parts that are frozen, loaders that resume, gradients that end at pictures."""
+    """Advice about what is meant here: parts that are frozen, loaders that resume, gradients that end at pictures, more
+    workers than cores."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    for message in (".*LeafSpec", ".*in eval mode at the start", "Full backward hook is firing"):
+    known = (".*LeafSpec", ".*in eval mode at the start", "Full backward hook is firing", "This DataLoader will create")
+    for message in known:
         warnings.filterwarnings("ignore", message)
 
 
