@@ -44,10 +44,12 @@ from app.processes.follower import Follower
 from app.processes.shared import Shared
 from app.repository.keeper import Keeper
 from app.repository.manager import Manager, Nobody
+from app.repository.poller import load_and_poll
 from app.repository.registry import Opener, Registry
 from app.runtime import available_device
 from app.runtime.cores import usable_cores
 from app.runtime.plan_cache import PlanCache
+from app.runtime.trial import Trial
 from app.security.key_file import KeyFile, KeyRing
 from app.security.limits import Accounts, Guesses, Quotas
 from app.servable import Resources, open_servable
@@ -102,6 +104,7 @@ def create_resources(settings: Settings, metrics: Metrics) -> Resources:
         concurrency=settings.concurrency,
         max_queue_seconds=settings.max_queue_seconds,
         signed_by=settings.signed_by,
+        trial=Trial(settings.trial_seconds, settings.trial_memory_bytes) if settings.trial_seconds else None,
         plans=PlanCache(_folder(settings.cache)),
     )
 
@@ -151,11 +154,9 @@ def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) 
     metrics = Metrics()
     registry = create_registry(settings, create_resources(settings, metrics))
 
-    async def load() -> None:
-        await registry.load_all()
-        on_loaded(registry)
-
-    return _application(settings, metrics, registry, Manager(registry, Nobody()), Accounts(), 0, load)
+    manager = Manager(registry, Nobody())
+    load = partial(load_and_poll, registry, manager, settings.poll_seconds, on_loaded)
+    return _application(settings, metrics, registry, manager, Accounts(), 0, load)
 
 
 def create_worker(
@@ -180,7 +181,7 @@ async def run_engine(settings: Settings, shared: Shared, control: socket.socket,
     metrics = Metrics(shared.board, shared.engine_slot)
     resources = create_resources(settings, metrics)
     registry = create_registry(settings, resources, partial(open_in_engine, resources=resources))
-    engine = Engine(registry, shared, on_loaded)
+    engine = Engine(registry, shared, settings.poll_seconds, on_loaded)
     keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
     await engine.run(control)
     keeping.cancel()

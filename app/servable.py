@@ -21,6 +21,7 @@ from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
 from app.runtime.probe import noise
+from app.runtime.trial import Trial
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.signature import check_signature
@@ -84,6 +85,8 @@ class Resources:
     clock: Clock = time.monotonic
     signed_by: Path | None = None
     """The public key with which versions must be signed."""
+    trial: Trial | None = None
+    """How a graph is opened that was never opened before; None to open it here at once."""
 
 
 @dataclass(frozen=True)
@@ -420,6 +423,8 @@ def _open(
     graph, files = read_graph(folder, manifest)
     key = plan_key(manifest.files[GRAPH].sha256, resources.device, resources.cores, choices)
     plan = plan or resources.plans.get(key)
+    if plan is None and resources.trial is not None:
+        resources.trial.run(graph, files, resources.device, serving.backend)
 
     def open_with(threads: int) -> Session:
         return open_session(graph, resources.device, threads, serving.backend, files)

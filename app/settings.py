@@ -74,6 +74,11 @@ class Settings(BaseSettings):
     model_control: bool = Field(
         False, description="Let callers load and unload models: /v2/repository/models/NAME/load."
     )
+    poll_seconds: float = Field(0.0, ge=0, le=86_400, description="Interval of looking for new versions; 0 for never.")
+    trial_seconds: float = Field(
+        60.0, ge=0, le=3600, description="Time for a new graph to open in a process of its own; 0 to do without."
+    )
+    trial_memory_bytes: int = Field(8 * 2**30, ge=2**30, description="Address space of that process, on a CPU.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
 

@@ -10,9 +10,11 @@ from tests.make_models import make_classifier, make_detector, make_generator, ma
 
 @pytest.fixture(scope="session", autouse=True)
 def _no_cache() -> Iterator[None]:
-    """Tests measure for themselves, and leave nothing in the cache of whoever runs them."""
+    """Tests measure for themselves, and leave nothing in the cache of whoever runs them; the graphs that they make are
+    not opened in a process of their own first, which takes a second each: `tests/runtime/test_trial.py` does."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IMAGO_CACHE", "")
+        patch.setenv("IMAGO_TRIAL_SECONDS", "0")
         yield
 
 

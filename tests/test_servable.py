@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import Overloaded
+from app.errors import InvalidModel, Overloaded
 from app.imaging.codec import Decoder, encode_png
 from app.manifest import ServingConfig, read_manifest
 from app.runtime.plan import Choices, Plan
 from app.runtime.plan_cache import PlanCache, plan_key
+from app.runtime.trial import Trial
 from app.scheduling.batcher import Batcher
 from app.servable import INLINE_BATCH_SECONDS, INLINE_SIZE, Resources, Servable, open_servable
 from app.tasks.classify import ClassifyOptions
@@ -140,3 +141,17 @@ def test_a_plan_that_is_remembered_is_not_measured_again(tmp_path: Path) -> None
         assert scores(answer)
 
     serving(folder, use, plans=plans)
+
+
+def test_a_graph_that_was_never_opened_is_tried_in_a_process_of_its_own_and_a_known_one_is_not(tmp_path: Path) -> None:
+    """No process starts in so little memory."""
+    folder = make_classifier(tmp_path)
+    plans, hopeless = PlanCache(tmp_path / "plans"), Trial(seconds=60, memory_bytes=2**20)
+
+    async def answers(servable: Servable) -> None:
+        assert scores((await servable.predict(picture(9), ClassifyOptions(), FOREVER)).answer)
+
+    with pytest.raises(InvalidModel, match=r"crashed the process|not enough memory"):
+        serving(folder, answers, plans=plans, trial=hopeless)
+    serving(folder, answers, plans=plans, trial=Trial(seconds=60, memory_bytes=8 * 2**30))
+    serving(folder, answers, plans=plans, trial=hopeless)

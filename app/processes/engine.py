@@ -15,6 +15,7 @@ from app.processes.shared import Shared
 from app.processes.told import tell
 from app.processes.worker import Worker, refusal
 from app.repository.manager import Manager
+from app.repository.poller import load_and_poll
 from app.repository.registry import Registry
 from app.scheduling.batcher import Batcher
 from app.servable import Resources, Servable, open_servable
@@ -36,9 +37,12 @@ async def open_in_engine(folder: Path, manifest: Manifest, serving: ServingConfi
 class Engine:
     """Owns the sessions of the larger models, and knows every worker."""
 
-    def __init__(self, registry: Registry, shared: Shared, on_loaded: Callable[[Registry], None]) -> None:
+    def __init__(
+        self, registry: Registry, shared: Shared, poll_seconds: float, on_loaded: Callable[[Registry], None]
+    ) -> None:
         self._registry = registry
         self._manager = Manager(registry, self)
+        self._poll_seconds = poll_seconds
         self._on_loaded = on_loaded
         self._shared = shared
         self._workers: dict[int, Worker] = {}
@@ -60,17 +64,14 @@ class Engine:
             listener.close()  # it accepts nothing, and a port is free once nobody holds it
         stop = asyncio.Event()
         Control(control, self._introduce, stop.set)
-        loading, stopping = asyncio.create_task(self._load()), asyncio.create_task(stop.wait())
+        work = load_and_poll(self._registry, self._manager, self._poll_seconds, self._on_loaded)
+        loading, stopping = asyncio.create_task(work), asyncio.create_task(stop.wait())
         await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
             loading.result()
         await stopping
         loading.cancel()
         await self._registry.close()
-
-    async def _load(self) -> None:
-        await self._registry.load_all()
-        self._on_loaded(self._registry)
 
     def batcher(self, key: str) -> Batcher:
         """The batcher of an opening. Raises `NotReady` where it is not open (any more)."""

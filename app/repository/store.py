@@ -18,6 +18,9 @@ from app.manifest import (
 )
 from app.servable import read_graph
 
+MODEL = re.compile(NAME)
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+"""Names of the folders of models and of versions."""
 _TAKEN = "stats"
 """`/v2/models/stats` is a route of the Open Inference Protocol."""
 
@@ -98,7 +101,7 @@ def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
         raise InvalidSettings(f"models: {str(root)!r} is no folder; name the one that holds NAME/VERSION/.")
     found: dict[str, ModelFolder | InvalidModel] = {}
     for path in sorted(root.iterdir()):
-        if not path.is_dir() or not re.fullmatch(NAME, path.name):
+        if not path.is_dir() or not MODEL.fullmatch(path.name):
             continue
         versions = _versions(path)
         if not versions:
@@ -118,4 +121,4 @@ def _folder(path: Path, versions: tuple[int, ...]) -> ModelFolder:
 
 def _versions(path: Path) -> tuple[int, ...]:
     names = (entry.name for entry in path.iterdir() if (entry / MANIFEST).is_file())
-    return tuple(sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name)))
+    return tuple(sorted(int(name) for name in names if VERSION.fullmatch(name)))

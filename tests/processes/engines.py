@@ -132,7 +132,7 @@ class House:
         self._resources = Resources(Decoder(), pool, self.metrics)
         self._limits = limits
         self.registry = Registry(folder, self._open, {}, self.metrics.models_loaded.set)
-        self.engine = Engine(self.registry, self.shared, lambda registry: None)
+        self.engine = Engine(self.registry, self.shared, 0, lambda registry: None)
 
     @property
     def batcher(self) -> Batcher:

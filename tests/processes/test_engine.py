@@ -30,7 +30,7 @@ def test_an_engine_without_a_folder_of_models_ends_with_the_reason(tmp_path: Pat
         registry = Registry(tmp_path / "none", nothing, {}, lambda count: None)
         ours, theirs = pair()
         with ours, theirs, pytest.raises(InvalidSettings, match="is no folder"):
-            await Engine(registry, bare_shared(), lambda registry: None).run(theirs)
+            await Engine(registry, bare_shared(), 0, lambda registry: None).run(theirs)
 
     run(scenario)
 
@@ -49,7 +49,7 @@ def test_an_engine_that_is_loading_ends_when_it_is_told_to(tmp_path: Path) -> No
         loaded: list[Registry] = []
         registry = Registry(tmp_path, endless, {}, lambda count: None)
         ours, theirs = pair()
-        running = asyncio.create_task(Engine(registry, bare_shared(), loaded.append).run(theirs))
+        running = asyncio.create_task(Engine(registry, bare_shared(), 0, loaded.append).run(theirs))
         await opening.wait()
         ours.close()
         await running

@@ -2,72 +2,16 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from app.errors import LoadRefused, ModelNotFound, NotReady
-from app.imaging.codec import Decoder
-from app.repository.manager import Followers, Manager, Nobody
-from app.repository.registry import Registry
-from app.servable import Resources, Servable, open_servable
-from app.telemetry.metrics import Metrics
+from app.repository.manager import Nobody
 from tests.make_models import make_classifier
-from tests.processes.scenario import until
-
-NAME = "tiny-classifier"
-
-
-class House:
-    """A manager, its registry, and what is on disk."""
-
-    def __init__(self, root: Path, pool: ThreadPoolExecutor, followers: Followers) -> None:
-        self.root = root
-        self.opened: list[Servable] = []
-        self._opener = partial(open_servable, resources=Resources(Decoder(), pool, Metrics(), threads=1))
-        self.registry = Registry(root, self._open, {}, lambda count: None)
-        self.manager = Manager(self.registry, followers)
-
-    async def _open(self, *what: object) -> Servable:
-        servable: Servable = await self._opener(*what)  # type: ignore[arg-type]
-        self.opened.append(servable)
-        return servable
-
-    @property
-    def answering(self) -> int:
-        """The version that answers who names none."""
-        return self.registry.get("classify", NAME).manifest.version
-
-    @property
-    def states(self) -> dict[int, str]:
-        return {entry.version: entry.state for entry in self.registry.describe(NAME)}
-
-    def reason(self, version: int) -> str:
-        return next(entry.reason for entry in self.registry.describe(NAME) if entry.version == version)
-
-    def choose(self, serving: str) -> None:
-        (self.root / NAME / "serving.toml").write_text(serving)
-
-    async def ended(self) -> None:
-        """Wait until nothing is being unloaded."""
-        await until(lambda: all(entry.state != "unloading" for entry in self.registry.openings()))
-
-
-def scenario(root: Path, play: Callable[[House], Awaitable[None]], followers: Followers | None = None) -> None:
-    async def run() -> None:
-        with ThreadPoolExecutor(1) as pool:
-            house = House(root, pool, followers or Nobody())
-            await house.registry.load_all()
-            try:
-                async with asyncio.timeout(30):
-                    await play(house)
-            finally:
-                await house.registry.close()
-
-    asyncio.run(run())
+from tests.repository.house import NAME, House, scenario
 
 
 def test_a_new_version_takes_over_and_the_old_one_is_closed(tmp_path: Path) -> None:

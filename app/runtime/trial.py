@@ -1,0 +1,120 @@
+"""Opens a graph for the first time in a process of its own, with limits on time and memory.
+
+ONNX Runtime parses and optimises in C++: a graph may crash it, or keep it busy for ever. What happens to this process
+is the reason why the graph is not opened where others are served.
+"""
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Final
+
+from app.errors import ImagoError, InvalidModel, OutOfMemory, SessionFault
+from app.runtime import Device, open_session
+from app.runtime.faults import fault_of
+from app.runtime.probe import check, noise
+
+try:
+    import resource
+except ImportError:  # Windows: time is limited there, memory is not
+    resource = None  # type: ignore[assignment]
+
+logger = logging.getLogger("imago.runtime")
+
+_PR_SET_PDEATHSIG: Final = 1
+"""From Linux's `prctl.h`."""
+_LENGTH: Final = 8
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The limits of a trial."""
+
+    seconds: float
+    memory_bytes: int
+    """Of address space. CUDA reserves more of it than there is memory: there it is not limited."""
+
+    def run(self, graph: bytes, files: Mapping[str, bytes], device: Device, backend: str) -> None:
+        """Open a graph, and the files that hold its tensors, and run one row of noise.
+
+        Raises:
+            InvalidModel: that failed, crashed, or took more than it may.
+        """
+        facts = {"device": device, "backend": backend, "seconds": self.seconds, "memory": self.memory_bytes}
+        try:
+            ended = subprocess.run(
+                [sys.executable, "-P", "-m", "app.runtime.trial"],  # -P: nothing of the working directory
+                input=_packed(facts, graph, files),
+                capture_output=True,
+                timeout=self.seconds,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise InvalidModel(f"Opening the graph and running one row took longer than {self.seconds:g} s.") from None
+        if (reason := self._reason(ended)) is not None:
+            raise InvalidModel(reason)
+
+    @staticmethod
+    def _reason(ended: "subprocess.CompletedProcess[bytes]") -> str | None:
+        if ended.returncode == 0:
+            told: str | None = json.loads(ended.stdout.splitlines()[-1])
+            return told
+        logger.error("a trial ended with %d: %s", ended.returncode, ended.stderr[-2000:].decode(errors="replace"))
+        how = _signal(-ended.returncode) if ended.returncode < 0 else f"status {ended.returncode}"
+        return f"The graph crashed the process that tried to open it ({how})."
+
+
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _packed(facts: Mapping[str, Any], graph: bytes, files: Mapping[str, bytes]) -> bytes:
+    """What goes to the process: a JSON header with its length before it, the graph, the files."""
+    lengths = [[name, len(content)] for name, content in files.items()]
+    head = json.dumps({**facts, "graph": len(graph), "files": lengths}).encode()
+    return b"".join([len(head).to_bytes(_LENGTH, "little"), head, graph, *files.values()])
+
+
+def _limit(facts: Mapping[str, Any]) -> None:
+    """Bound this process, and end it with its parent."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if resource is None:
+        return
+    seconds = int(facts["seconds"]) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))  # its parent counts real seconds
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if facts["device"] == "cpu":
+        resource.setrlimit(resource.RLIMIT_AS, (facts["memory"], facts["memory"]))
+
+
+def _tried(source: BinaryIO) -> str | None:
+    """In the process: why the graph cannot be served, or None."""
+    facts = json.loads(source.read(int.from_bytes(source.read(_LENGTH), "little")))
+    _limit(facts)
+    try:
+        graph = source.read(facts["graph"])
+        files = {name: source.read(length) for name, length in facts["files"]}
+        session = open_session(graph, facts["device"], 1, facts["backend"], files)
+        check(session, noise(session.inputs, 1))
+    except (ImagoError, SessionFault, MemoryError) as error:
+        if isinstance(fault_of(error), OutOfMemory):
+            limit = f" within {facts['memory']} bytes" if facts["device"] == "cpu" else ""
+            return f"There is not enough memory to open it and run one row{limit}: {str(error)[:300]}"
+        return str(error)[:1000]
+    return None
+
+
+if __name__ == "__main__":
+    print(json.dumps(_tried(sys.stdin.buffer)), flush=True)  # noqa: T201 - this is what the parent reads
+    os._exit(0)  # whatever a library does at its end is not what was tried

@@ -1,0 +1,51 @@
+"""New versions reach a real server by its folder, and one that never comes back from opening does no harm."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from app.imaging.codec import encode_png
+from app.manifest import digest_files, read_manifest, write_manifest
+from benchmarks.server import Server, running_server
+from tests.make_models import make_classifier
+from tests.runtime.endless import endless
+from tests.service.processes import ask, until
+
+NAME = "tiny-classifier"
+LOAD = f"/v2/repository/models/{NAME}/load"
+PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
+
+
+@pytest.fixture(params=["1", "2"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """A server of one process, and of several, that looks at its folder all the time."""
+    make_classifier(tmp_path)
+    flags = ("--model-control", "--poll-seconds", "0.05", "--trial-seconds", "5", "--log-level", "error")
+    with running_server(tmp_path, "--workers", request.param, *flags, "--cache", str(tmp_path / "cache")) as running:
+        yield running
+
+
+def version(server: Server) -> str:
+    return ask(server.url, "/classify", PICTURE).headers["x-model-version"]
+
+
+def test_a_version_that_appears_in_the_folder_takes_over(server: Server, tmp_path: Path) -> None:
+    assert version(server) == "1"
+    make_classifier(tmp_path, version=2)
+    until(lambda: version(server) == "2")
+
+
+def test_a_graph_that_never_comes_back_is_refused_and_the_old_version_serves_on(server: Server, tmp_path: Path) -> None:
+    folder = make_classifier(tmp_path / "elsewhere", version=2)
+    (folder / "model.onnx").write_bytes(endless())
+    write_manifest(folder, read_manifest(folder).model_copy(update={"files": digest_files(folder)}))
+    folder.rename(tmp_path / NAME / "2")
+    refused = ask(server.url, LOAD, b"{}")
+    assert (refused.status, refused.json["code"]) == (400, "load-refused")
+    assert "took longer than 5 s" in refused.json["error"]
+    assert version(server) == "1"
+    newest, serving = ask(server.url, f"/models/{NAME}").json["states"]
+    assert (newest["state"], serving["state"]) == ("failed", "ready")
+    assert "took longer than 5 s" in newest["reason"]
