@@ -138,7 +138,7 @@ class ModelNotFound(ServiceError):
 
     code = "model-not-found"
 
-    def __init__(self, name: str | None, version: int | None = None) -> None:
+    def __init__(self, name: str | None, version: int | str | None = None) -> None:
         which = "A model for this task" if name is None else f"Model {name[:64]!r}"
         which += "" if version is None else f" version {version}"
         super().__init__(f"{which} is not served here: GET /models lists what is.")

@@ -1,7 +1,7 @@
-"""The contract between training and serving: what a version folder says of itself, and what its operator chose.
+"""The contract between training and serving: what a version folder says of itself, and the files that it lists.
 
-`manifest.json` is written by training at export and never changes; `serving.toml` beside the versions is the
-operator's. Both refuse keys that they do not know.
+`manifest.json` is written by training at export and never changes. What the operator chose stands in `serving.toml`
+beside the versions (`app.serving`). Both refuse keys that they do not know.
 """
 
 import difflib
@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import stat
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -23,23 +22,24 @@ MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 LABELS = "labels.txt"
 CARD = "README.md"
-SERVING = "serving.toml"
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Names of models: they become folder names, URL parts and metric labels."""
 
 
-class _Contract(BaseModel):
+class Contract(BaseModel):
+    """A document that refuses keys it does not know."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class FileDigest(_Contract):
+class FileDigest(Contract):
     """What a file of the version must be, byte for byte."""
 
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     bytes: int = Field(ge=0)
 
 
-class ImageInput(_Contract):
+class ImageInput(Contract):
     """How a picture becomes the graph's `image: uint8 [N, height, width, channels]` (see `app.imaging.geometry`)."""
 
     width: int = Field(ge=1, le=8192)
@@ -49,7 +49,7 @@ class ImageInput(_Contract):
     filter: Literal["bilinear"] = "bilinear"
 
 
-class Conformal(_Contract):
+class Conformal(Contract):
     """From which probability on a label belongs to the set that holds the right one with a chosen coverage.
 
     Split conformal prediction with the score 1 - p(right label): Sadinle et al. 2019, "Least ambiguous set-valued
@@ -62,7 +62,7 @@ class Conformal(_Contract):
     """The least probability, by coverage with two decimals: `"0.90"`."""
 
 
-class Manifest(_Contract):
+class Manifest(Contract):
     """What training recorded of one version of a model."""
 
     format: Literal[1] = 1
@@ -82,28 +82,6 @@ class Manifest(_Contract):
     created: str
 
 
-Versions = Literal["latest", "all"] | tuple[int, ...]
-"""Which versions of a model are loaded: the newest, all, or these."""
-
-
-class ServingConfig(_Contract):
-    """What the operator chose for one model, in `models/<name>/serving.toml`; every key has a default.
-
-    Without `max_batch_size`, `threads` and `concurrency` those that answered most rows a second at warm-up are chosen.
-    """
-
-    versions: Versions = "latest"
-    max_batch_size: int | None = Field(None, ge=1, le=1024)
-    max_queue_delay_ms: float = Field(0.0, ge=0, le=10_000)
-    threads: int | None = Field(None, ge=1, le=1024)
-    concurrency: int | None = Field(None, ge=1, le=64)
-    backend: str = "onnxruntime"
-
-    def choosing(self, versions: Versions) -> "ServingConfig":
-        """The same with other versions."""
-        return self.model_copy(update={"versions": versions})
-
-
 def read_manifest(folder: Path) -> Manifest:
     """Read a version's manifest.
 
@@ -114,41 +92,17 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(json.loads(path.read_bytes()))
     except OSError as error:
-        raise InvalidModel(f"{_short(path)} cannot be read: {error.strerror}.") from None
+        raise InvalidModel(f"{short(path)} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
-        raise InvalidModel(f"{_short(path)}: {explain(error, Manifest)}") from error
+        raise InvalidModel(f"{short(path)}: {explain(error, Manifest)}") from error
     except ValueError as error:
-        raise InvalidModel(f"{_short(path)} is not JSON: {error}") from error
+        raise InvalidModel(f"{short(path)} is not JSON: {error}") from error
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, last of all files of a version: its presence says that the version is complete."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, sort_keys=False)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
-
-
-def read_serving(folder: Path) -> ServingConfig:
-    """Read the operator's choices for the model in `folder`; without a file all defaults hold.
-
-    Raises:
-        InvalidModel: no TOML, an unknown key (the nearest known one is named) or a bad value.
-    """
-    path = folder / SERVING
-    try:
-        return ServingConfig.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return ServingConfig()
-    except ValidationError as error:
-        raise InvalidModel(f"{_short(path)}: {explain(error, ServingConfig)}") from error
-    except ValueError as error:
-        raise InvalidModel(f"{_short(path)} is not TOML: {error}") from error
-
-
-def mark_of(manifest: Manifest, serving: ServingConfig) -> str:
-    """A short digest of what a version is and how it is to be opened: equal where opening it again changes nothing."""
-    opening = serving.model_dump(mode="json", exclude={"versions"})
-    facts = json.dumps([manifest.model_dump(mode="json"), opening], sort_keys=True)
-    return hashlib.sha256(facts.encode()).hexdigest()[:12]
 
 
 def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
@@ -187,16 +141,16 @@ def read_verified(folder: Path, manifest: Manifest, name: str, own: bool = False
     """
     known = manifest.files.get(name)
     if known is None or "/" in name or name in (".", ".."):
-        raise InvalidModel(f"{_short(folder / name)} is not listed in {MANIFEST}.")
+        raise InvalidModel(f"{short(folder / name)} is not listed in {MANIFEST}.")
     try:
         with _open_own(folder / name) if own else (folder / name).open("rb") as file:
             data = file.read(known.bytes + 1)
     except OSError as error:
-        raise InvalidModel(f"{_short(folder / name)} cannot be read: {error.strerror}.") from None
+        raise InvalidModel(f"{short(folder / name)} cannot be read: {error.strerror}.") from None
     if digest(data) != known:
         length = f"{len(data)} bytes" if len(data) <= known.bytes else "more bytes"
         raise InvalidModel(
-            f"{_short(folder / name)} is not the file that was exported: {length} instead of {known.bytes},"
+            f"{short(folder / name)} is not the file that was exported: {length} instead of {known.bytes},"
             f" or another SHA-256. Copy the version again."
         )
     return data
@@ -214,7 +168,8 @@ def _open_own(path: Path) -> BinaryIO:
 
 def explain(error: ValidationError, contract: type[BaseModel]) -> str:
     """One sentence from a validation error; an unknown key is answered with the nearest known one."""
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])  # one misspelt is also missing
     key = ".".join(str(part) for part in first["loc"]) or "the document"
     if first["type"] == "extra_forbidden":
         return f"{key!r} is unknown{nearest(str(first['loc'][-1]), contract.model_fields)}"
@@ -225,9 +180,11 @@ def explain(error: ValidationError, contract: type[BaseModel]) -> str:
 def nearest(word: str, known: Mapping[str, Any]) -> str:
     """The end of a sentence on an unknown word: the known word nearest to it, or all known words."""
     close = difflib.get_close_matches(word, list(known), n=1)
+    if not known:
+        return "; there are none."
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(sorted(known))}."
 
 
-def _short(path: Path) -> str:
+def short(path: Path) -> str:
     """The end of a path, enough to find it and nothing of where the operator keeps it."""
     return "/".join(path.parts[-3:])

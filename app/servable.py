@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from app.errors import InvalidModel
 from app.imaging.codec import Decoder, Picture
-from app.manifest import GRAPH, Manifest, ServingConfig, read_labels, read_manifest, read_verified
+from app.manifest import GRAPH, Manifest, read_labels, read_manifest, read_verified
 from app.mending import OwnSessions
 from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
@@ -24,6 +24,7 @@ from app.runtime.probe import noise
 from app.runtime.trial import Trial
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
+from app.serving import ServingConfig
 from app.signature import check_signature
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
@@ -124,6 +125,9 @@ class Jobs(Protocol):
     def start(self, tensors: Tensors, rows: int, deadline: float, deliver: Deliver) -> Drop:
         """`submit` without a coroutine; raises as `Batcher.start`."""
 
+    def waiting(self) -> int:
+        """Rows that wait for their turn."""
+
     def fault(self) -> str:
         """What is wrong with whoever runs them that only a new process can mend, in a sentence; empty if nothing is."""
 
@@ -137,6 +141,11 @@ class Jobs(Protocol):
 
     async def close(self) -> None:
         """Answer what was accepted and take nothing more."""
+
+
+Mirror = Callable[[Prepared, TaskOptions | None, Tensors], None]
+"""Called on the loop's thread after a call was answered, with its rows, its options (None where the caller made the
+rows) and what came out; costs nobody time, and raises nothing."""
 
 
 class Servable:
@@ -161,8 +170,11 @@ class Servable:
         self._decoding = 0
         self._decoder = resources.decoder
         self._pool = resources.pool
-        self._clock = resources.clock
+        self.clock = resources.clock
+        self.metrics = resources.metrics
         self._metrics = resources.metrics.of(task.kind, manifest.name, manifest.version)
+        self.mirror: Mirror | None = None
+        """Is given what was answered, to be answered by another version as well."""
         self.retired = False
         """Whether it answers only what has begun: who held it while a body came asks the registry again."""
         self._users = 0
@@ -191,18 +203,20 @@ class Servable:
         """
         self.admit(deadline)
         options = self.task.settle(options)
-        begun = self._clock()
+        begun = self.clock()
         prepared = await self._prepare(data, options)
-        decoded = self._clock()
+        decoded = self.clock()
         outputs, queued, ran = await self._infer(prepared.tensors, deadline)
-        inferred = self._clock()
+        inferred = self.clock()
         finish = self.task.draw if as_picture else self.task.interpret
         size = max(array.size for array in outputs.values())
         if as_picture and prepared.picture is not None:
             size = max(size, prepared.picture.pixels, len(data or b""))
         answer = await self.near(size, lambda: finish(outputs, prepared, options))
-        timings = Timings(decoded - begun, queued, ran, self._clock() - inferred)
+        timings = Timings(decoded - begun, queued, ran, self.clock() - inferred)
         self.observe(timings)
+        if self.mirror is not None:
+            self.mirror(prepared, options, outputs)
         return Prediction(answer, timings, prepared.picture)
 
     def begin(
@@ -221,7 +235,7 @@ class Servable:
             ServiceError: the picture, the options or the queue refuse.
         """
         self.admit(deadline)
-        begun = self._clock()
+        begun = self.clock()
         picture = None if data is None else self._decoder.open(data)
         if picture is not None and picture.pixels > INLINE_SIZE:
             return None
@@ -230,7 +244,7 @@ class Servable:
         rows = len(next(iter(prepared.tensors.values())))
         if rows > self._max_batch_size:
             return None
-        decode = self._clock() - begun
+        decode = self.clock() - begun
         draw = self.task.draw if as_picture else self.task.interpret
 
         def finish(outcome: Outcome) -> None:
@@ -240,10 +254,12 @@ class Servable:
             make = partial(draw, outcome.tensors, prepared, options)
             conclude = partial(self._conclude, make, outcome, decode, prepared.picture)
             if max((array.size for array in outcome.tensors.values()), default=0) <= INLINE_SIZE:
-                self._tell(deliver, conclude())
+                self._tell(deliver, conclude(), prepared, options, outcome.tensors)
                 return
             concluding = asyncio.get_running_loop().run_in_executor(self._pool, conclude)
-            concluding.add_done_callback(lambda done: self._tell(deliver, done.result()))
+            concluding.add_done_callback(
+                lambda done: self._tell(deliver, done.result(), prepared, options, outcome.tensors)
+            )
 
         return self.jobs.start(prepared.tensors, rows, deadline, finish)
 
@@ -254,19 +270,24 @@ class Servable:
         decode: float,
         picture: Picture | None,
     ) -> Prediction | Exception:
-        begun = self._clock()
+        begun = self.clock()
         try:
             answer = make()
         except Exception as error:  # for whoever waits: it may have been raised in a thread
             return error
-        timings = Timings(decode, finished.queue_seconds, finished.run_seconds, self._clock() - begun)
+        timings = Timings(decode, finished.queue_seconds, finished.run_seconds, self.clock() - begun)
         return Prediction(answer, timings, picture)
 
-    def _tell(self, deliver: Callable[[Prediction | Exception], None], outcome: Prediction | Exception) -> None:
+    def _tell(
+        self, deliver: Callable[[Prediction | Exception], None], outcome: Prediction | Exception, prepared: Prepared,
+        options: TaskOptions, outputs: Tensors,
+    ) -> None:  # fmt: skip
         """Deliver on the loop's thread, which alone writes metrics."""
         if isinstance(outcome, Prediction):
             self.observe(outcome.timings)
         deliver(outcome)
+        if self.mirror is not None:
+            self.mirror(prepared, options, outputs)
 
     def observe(self, timings: Timings) -> None:
         """Count a call that was answered."""
@@ -293,6 +314,10 @@ class Servable:
         self.task.check(tensors)
         self.jobs.admit(len(next(iter(tensors.values()))), deadline)
         return await self._infer(tensors, deadline)
+
+    def waiting(self) -> int:
+        """Rows that wait for their turn, or are being decoded."""
+        return self.jobs.waiting() + self._decoding
 
     async def near(self, size: int, work: Callable[[], Result]) -> Result:
         """Work on so many pixels or bytes: here while they are few, in the pool when they are not."""
@@ -374,9 +399,11 @@ async def open_servable(
     loop = asyncio.get_running_loop()
     task, ready = await loop.run_in_executor(None, _open, folder, manifest, serving, choices, resources, plan)
     quick = resources.inline and resources.device == "cpu" and ready.plan.batch_seconds[1] <= INLINE_ROW_SECONDS
-    inline = quick and not choices.concurrency
+    # A shadow never runs on the loop's thread, where callers would wait for it.
+    near = not choices.concurrency and manifest.version != serving.shadowing
+    inline = quick and near
     running = Running(resources.device, ready.crowd.inputs, ready.crowd.outputs, ready.plan, inline)
-    brief = not choices.concurrency and ready.plan.lone_seconds <= INLINE_BATCH_SECONDS
+    brief = near and ready.plan.lone_seconds <= INLINE_BATCH_SECONDS
     jobs = _batcher(manifest, serving, ready, running, resources, brief)
 
     def open_again() -> Ready:

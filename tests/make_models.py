@@ -21,6 +21,7 @@ from app.manifest import (
     read_manifest,
     write_manifest,
 )
+from app.serving import SERVING
 
 COLOURS = ("red", "green", "blue")
 CLASSES = 4
@@ -77,6 +78,13 @@ def make_classifier(
     return _write(
         root, graph, labels, name=name, version=version, task="classify", **{"image": _input(size), **manifest}
     )
+
+
+def make_versions(root: Path, serving: str, count: int = 2, **second: Any) -> None:
+    """So many versions of a tiny classifier, and what its operator chose; what is said of the second may differ."""
+    for version in range(1, count + 1):
+        folder = make_classifier(root, version=version, **(second if version == 2 else {}))
+    (folder.parent / SERVING).write_text(serving)
 
 
 def make_fragile(root: Path, name: str = "fragile", size: int = 8) -> Path:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-FLOOR = {"errors", "tensors", "manifest"}
+FLOOR = {"errors", "tensors", "manifest", "serving"}
 MAY_IMPORT = {
     "errors": set(),
     "tensors": {"errors"},
     "manifest": {"errors"},
+    "serving": {"errors", "manifest"},
     "settings": {"errors", "manifest"},
     "imaging": FLOOR,
     "telemetry": FLOOR,
@@ -20,7 +21,7 @@ MAY_IMPORT = {
     "security": {"errors", "manifest"},
     "servable": FLOOR | {"imaging", "telemetry", "tasks", "scheduling", "runtime", "mending", "signature"},
     "mending": {"scheduling", "runtime"},
-    "repository": FLOOR | {"servable"},
+    "repository": FLOOR | {"tasks", "servable"},
     "processes": FLOOR | {"telemetry", "security", "scheduling", "runtime", "servable", "repository"},
     "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security"},
     "wire": {"errors", "api", "drain"},

@@ -11,12 +11,13 @@ import pytest
 
 from app.errors import InvalidModel, Overloaded
 from app.imaging.codec import Decoder, encode_png
-from app.manifest import ServingConfig, read_manifest
+from app.manifest import read_manifest
 from app.runtime.plan import Choices, Plan
 from app.runtime.plan_cache import PlanCache, plan_key
 from app.runtime.trial import Trial
 from app.scheduling.batcher import Batcher
 from app.servable import INLINE_BATCH_SECONDS, INLINE_SIZE, Resources, Servable, open_servable
+from app.serving import ServingConfig
 from app.tasks.classify import ClassifyOptions
 from app.tasks.generate import GenerateOptions
 from app.telemetry.metrics import Metrics

@@ -165,7 +165,7 @@ def describe_keys(document: dict[str, Any]) -> None:
                 operation["security"] = []
 
 
-def check_sees(record: Record, registry: Registry, kind: str, name: str | None, version: int | None) -> None:
+def check_sees(record: Record, registry: Registry, kind: str, name: str | None, version: int | str | None) -> None:
     """Refuse the model that a call names, or the task's default, as one that does not exist, where the caller may not
     see it.
 

@@ -1,26 +1,44 @@
 """What a request asks for besides its body: model, version, options, media type of the answer, deadline."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
 
 from app.errors import InvalidOption, NotAcceptable
 from app.manifest import explain, nearest
+from app.serving import ALIAS, Alias
 from app.tasks import TASKS
 from app.tasks.base import TaskOptions
 
 Form = Literal["json", "png"]
+
+_NUMBER = TypeAdapter(int)
 
 
 class Target(BaseModel):
     """Which model is to answer."""
 
     model: str | None = Field(None, description="Name of the model; without it the task's default answers.")
-    version: int | None = Field(None, description="Version of the model; without it the newest one loaded answers.")
+    version: int | Alias | None = Field(
+        None,
+        description="Version of the model, by its number or by a name that its operator gave it; without it `stable`"
+        " answers, or else the newest one loaded.",
+    )
+
+    @field_validator("version", mode="before")
+    @classmethod
+    def _by_number_or_name(cls, value: object) -> object:
+        if value is None or (isinstance(value, str) and re.fullmatch(ALIAS, value)):
+            return value
+        try:
+            return _NUMBER.validate_python(value)
+        except ValidationError:
+            raise ValueError("Input should be the number of a version, or a name of one") from None
 
 
 @dataclass(frozen=True)
@@ -28,7 +46,7 @@ class Call:
     """Model, version and options that a request chose."""
 
     model: str | None
-    version: int | None
+    version: int | str | None
     options: TaskOptions
 
 

@@ -13,7 +13,8 @@ from starlette.requests import Request
 
 from app.api.refusals import refusals
 from app.errors import ControlOff, InvalidRequest, LoadRefused, ModelNotFound, NotReady
-from app.manifest import Versions, explain
+from app.manifest import explain
+from app.serving import Versions
 
 ParametersT = TypeVar("ParametersT", bound=BaseModel)
 

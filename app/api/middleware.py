@@ -19,6 +19,7 @@ from app.api.errors import problem_response, refusal, status_of
 from app.errors import BodyTooLarge, CallerLeft, InternalError, ServiceError, UnsupportedEncoding
 from app.security.keys import Caller
 from app.servable import Prediction, Timings
+from app.serving import Sticky
 from app.telemetry.logs import ACCESS, ACCESS_BY_KEY, request_id
 from app.telemetry.metrics import Metrics
 
@@ -62,6 +63,10 @@ class Record:
         """The record of a new request: with the caller's id where that is harmless in logs and headers."""
         given = headers.get(b"x-request-id", b"")
         return cls(given.decode("ascii") if _SAFE_ID.fullmatch(given) else f"{random.getrandbits(64):016x}", headers)
+
+    def identity(self, by: Sticky) -> str | None:
+        """As `app.repository.routes.Asker`: the request's id, or that of its key."""
+        return self.id if by == "request" else self.caller.key if self.caller is not None else None
 
     def sees(self, model: str) -> bool:
         """Whether this model exists for whoever asks."""

@@ -20,6 +20,8 @@ from app.api.uploads import read_body
 from app.errors import InvalidRequest, ModelNotFound, NotReady, RouteNotFound
 from app.repository.registry import Registry
 from app.servable import Servable, Timings
+from app.serving import ALIAS
+from app.tasks import Prepared
 from app.tensors import Tensors
 
 Answer = TypeVar("Answer")
@@ -103,7 +105,7 @@ def find_model(registry: Registry, name: str, version: str | None, record: Recor
         NotReady: it is here and cannot answer.
     """
     try:
-        servable = registry.get(None, name, version_number(name, version))
+        servable = registry.get(None, name, version_number(name, version), record)
     except NotReady:
         if registry.settled.is_set():  # else it may be any name
             record.model = name
@@ -113,10 +115,10 @@ def find_model(registry: Registry, name: str, version: str | None, record: Recor
     return servable
 
 
-def version_number(name: str, version: str | None) -> int | None:
-    """A version as it stands in a path. Raises `ModelNotFound` where it is no positive integer."""
-    if version is None:
-        return None
+def version_number(name: str, version: str | None) -> int | str | None:
+    """A version as it stands in a path. Raises `ModelNotFound` where it is neither a positive integer nor a name."""
+    if version is None or re.fullmatch(ALIAS, version):
+        return version
     if VERSION.fullmatch(version) is None:
         raise ModelNotFound(name)
     return int(version)
@@ -162,6 +164,8 @@ async def _answered(servable: Servable, call: Call[Answer], record: Record) -> A
     answer = await servable.near(_numbers_to_write(request, outputs), lambda: call.write(request, outputs))
     record.timings = Timings(decode, queued, ran, time.monotonic() - inferred)
     servable.observe(record.timings)
+    if servable.mirror is not None:
+        servable.mirror(Prepared(tensors), None, outputs)
     return answer
 
 

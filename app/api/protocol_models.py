@@ -9,9 +9,10 @@ from typing import Any, Final
 from app import __version__
 from app.api.protocol import DATATYPES
 from app.api.protocol_requests import labels_by_output
-from app.manifest import LABELS, ServingConfig
+from app.manifest import LABELS
 from app.repository.registry import Entry, Registry
 from app.servable import Servable
+from app.serving import ServingConfig
 from app.telemetry.statistics import Spent, Statistics, Totals
 from app.tensors import TensorSpec
 
@@ -40,23 +41,23 @@ class Models:
         self._statistics = statistics
         self._timeout_seconds = timeout_seconds
 
-    def metadata(self, name: str, version: int | None) -> Json:
+    def metadata(self, name: str, version: int | str | None) -> Json:
         """Its tensors."""
         return model_metadata(self._registry.get(None, name, version), ready_versions(self._registry, name))
 
-    def ready(self, name: str, version: int | None) -> Json:
+    def ready(self, name: str, version: int | str | None) -> Json:
         """That it answers; raises where it does not."""
         return {"name": self._registry.get(None, name, version).manifest.name, "ready": True}
 
-    def config(self, name: str, version: int | None) -> Json:
+    def config(self, name: str, version: int | str | None) -> Json:
         """How it runs."""
         servable = self._registry.get(None, name, version)
         return model_config(servable, self._registry.serving_config(name), self._timeout_seconds)
 
-    def stats(self, name: str, version: int | None) -> Json:
+    def stats(self, name: str, version: int | str | None) -> Json:
         """What it did: one version, or all that answer."""
-        self._registry.get(None, name, version)
-        versions = ready_versions(self._registry, name) if version is None else [version]
+        found = self._registry.get(None, name, version).manifest.version
+        versions = ready_versions(self._registry, name) if version is None else [found]
         return self._stats((name, one) for one in versions)
 
     def all_stats(self, sees: Callable[[str], bool]) -> Json:

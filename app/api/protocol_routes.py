@@ -33,7 +33,7 @@ from app.api.task_routes import elsewhere
 from app.errors import InvalidRequest, ModelNotFound, NotReady
 from app.repository.registry import Registry
 
-Tell = Callable[[str, int | None], Json]
+Tell = Callable[[str, int | str | None], Json]
 """Makes an answer for a model and, where the path has one, a version."""
 
 

@@ -1,13 +1,15 @@
 """What is served: `/models`, `/models/{name}`, `/tasks`."""
 
 from fastapi import APIRouter
+from pydantic import ValidationError
 from starlette.requests import Request
 
+from app.api.calls import Target
 from app.api.middleware import record_of
 from app.api.refusals import refusals
 from app.api.schemas import ModelDetail, ModelList, ModelSummary, TaskList, TaskSummary, VersionState
 from app.errors import InvalidOption, ModelNotFound
-from app.manifest import CARD
+from app.manifest import CARD, explain
 from app.repository.registry import Entry, Registry
 from app.tasks import TASKS
 from app.tasks.base import PictureTask
@@ -27,10 +29,14 @@ def repository_routes(registry: Registry) -> APIRouter:
         summary="One model: card, metrics, input, labels",
         responses=refusals((ModelNotFound, InvalidOption)),
     )
-    async def model(name: str, version: int | None = None) -> ModelDetail:
-        entries = [entry for entry in registry.describe(name) if version in (None, entry.version)]
-        if not entries:
-            raise ModelNotFound(name, version)
+    async def model(name: str, version: str | None = None) -> ModelDetail:
+        entries = registry.describe(name)
+        if version is not None:
+            asked = _target(version)
+            number = registry.traffic(name).number(asked)
+            entries = [entry for entry in entries if entry.version == number]
+            if not entries:
+                raise ModelNotFound(name, asked)
         return _detail(registry, entries)
 
     @router.get("/tasks", summary="All tasks, their options and the models that answer them")
@@ -46,17 +52,29 @@ def seen(registry: Registry, request: Request) -> list[Entry]:
     return [entry for entry in registry.entries() if record.sees(entry.name)]
 
 
-def _answering(entries: list[Entry]) -> Entry:
-    """The newest version that can answer, or else the newest."""
-    return next((entry for entry in entries if entry.state == "ready"), entries[0])
+def _target(version: str) -> int | str:
+    """A version by its number or name. Raises `InvalidOption` where it can be neither."""
+    try:
+        found = Target.model_validate({"version": version}).version
+    except ValidationError as error:
+        raise InvalidOption(explain(error, Target)) from None
+    return version if found is None else found
+
+
+def _answering(registry: Registry, entries: list[Entry]) -> Entry:
+    """The version that answers who names none, or would; or else the newest that can answer, or else the newest."""
+    stable = registry.traffic(entries[0].name).stable
+    ready = [entry for entry in entries if entry.state == "ready"]
+    return next((entry for entry in entries if entry.version == stable), (ready or entries)[0])
 
 
 def _summary(registry: Registry, entries: list[Entry]) -> ModelSummary:
-    entry = _answering(entries)
+    entry = _answering(registry, entries)
     return ModelSummary(
         name=entry.name,
         version=entry.version or None,
         versions=list(registry.versions_on_disk(entry.name)),
+        aliases=dict(registry.traffic(entry.name).aliases),
         loaded=[other.version for other in entries if other.state == "ready"],
         task=entry.manifest.task if entry.manifest else None,
         state=entry.state,
@@ -67,12 +85,14 @@ def _summary(registry: Registry, entries: list[Entry]) -> ModelSummary:
 
 
 def _detail(registry: Registry, entries: list[Entry]) -> ModelDetail:
-    entry = _answering(entries)
-    servable, manifest = entry.servable, entry.manifest
+    entry = _answering(registry, entries)
+    servable, manifest, traffic = entry.servable, entry.manifest, registry.traffic(entry.name)
     running = servable.running if servable else None
     card = registry.root / entry.name / str(entry.version) / CARD
     return ModelDetail(
         **_summary(registry, entries).model_dump(),
+        canary=traffic.canary,
+        shadow=traffic.shadow,
         labels=list(servable.task.labels) if servable else [],
         inputs=[str(spec) for spec in running.inputs] if running else [],
         outputs=[str(spec) for spec in running.outputs] if running else [],

@@ -6,6 +6,7 @@ from typing import Any, Final
 from pydantic import BaseModel, Field, create_model
 
 from app.api.calls import Target
+from app.serving import Canary, Shadow
 from app.tasks import Task
 from app.tasks.base import PictureTask
 
@@ -53,6 +54,7 @@ class ModelSummary(BaseModel):
     version: int | None = Field(description="Version that answers; null where the model's configuration is broken.")
     versions: list[int] = Field(description="Complete versions on disk.")
     loaded: list[int] = Field(description="Versions that can be asked for by number.")
+    aliases: dict[str, int] = Field(description="Names that its operator gave to versions.")
     task: str | None
     state: str = Field(description="`loading`, `ready`, `failed`, `unloading` or `unloaded`.")
     reason: str | None = Field(description="Why it failed; or why it was not replaced as asked.")
@@ -69,6 +71,8 @@ class ModelList(BaseModel):
 class ModelDetail(ModelSummary):
     """One version of one model."""
 
+    canary: Canary | None = Field(description="The version that answers a share of requests that name none.")
+    shadow: Shadow | None = Field(description="The version that is compared with the stable one.")
     labels: list[str]
     inputs: list[str]
     outputs: list[str]

@@ -106,7 +106,7 @@ class TaskEndpoint:
         """Who answers a call, noted in the record; raises as `Registry.get`."""
         check_sees(record, self._registry, self._kind, call.model, call.version)
         try:
-            servable = self._registry.get(self._kind, call.model, call.version)
+            servable = self._registry.get(self._kind, call.model, call.version, record)
         except NotReady:
             record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
             raise

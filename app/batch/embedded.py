@@ -11,7 +11,7 @@ from app.batch.records import Record, answered, failed
 from app.batch.sources import Source, read_at_most
 from app.errors import InternalError, ModelNotFound, ServiceError, WrongTask
 from app.manifest import Manifest, read_manifest
-from app.repository.store import ModelFolder, scan
+from app.repository.store import VERSION, ModelFolder, scan
 from app.runtime.plan import Plan
 from app.servable import INLINE_SIZE, Servable
 from app.settings import Settings
@@ -33,8 +33,9 @@ class Chosen:
     manifest: Manifest
 
 
-def choose(settings: Settings, kind: str, name: str | None, version: int | None) -> Chosen:
-    """The version that a service would let answer: the one named, or the task's default; the newest of those chosen.
+def choose(settings: Settings, kind: str, name: str | None, version: int | str | None) -> Chosen:
+    """The version that a service would let answer: the one named, by number or alias; or `stable`, or the newest of
+    those chosen, of the model named, or of the task's default.
 
     Raises:
         ModelNotFound, WrongTask: nobody can.
@@ -44,7 +45,7 @@ def choose(settings: Settings, kind: str, name: str | None, version: int | None)
     folders = {found: folder for found, folder in scan(settings.models).items() if isinstance(folder, ModelFolder)}
     wanted = name or settings.default_models.get(kind)
     for folder in folders.values() if wanted is None else filter(None, [folders.get(wanted)]):
-        number = version or folder.chosen()[-1]
+        number = _number(folder, version)
         if number not in folder.versions:
             continue
         manifest = read_manifest(folder.version_path(number))
@@ -53,6 +54,12 @@ def choose(settings: Settings, kind: str, name: str | None, version: int | None)
         if wanted is not None:
             raise WrongTask(wanted, manifest.task, kind)
     raise ModelNotFound(wanted, version)
+
+
+def _number(folder: ModelFolder, version: int | str | None) -> int | None:
+    if version is None:
+        return folder.serving.stable or folder.chosen()[-1]
+    return int(version) if VERSION.fullmatch(str(version)) else folder.serving.number(version)
 
 
 def processes_that_pay(plan: Plan, cores: int) -> int:

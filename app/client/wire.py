@@ -35,13 +35,14 @@ class Choices(TypedDict, total=False):
     """What a call may choose besides its pictures.
 
     Attributes:
-        model: who is to answer, in `version`; without it the task's default.
+        model: who is to answer; without it the task's default.
+        version: its version, by number or by a name that its operator gave it.
         options: the task's, by their names in the documentation.
         timeout: seconds that all of the call may take.
     """
 
     model: str | None
-    version: int | None
+    version: int | str | None
     options: Mapping[str, object]
     timeout: float | None
 

@@ -45,10 +45,10 @@ def caller_flags(timeout: float) -> list[inspect.Parameter]:
 def target_flags() -> list[inspect.Parameter]:
     """`--model`, `--version`."""
     model = typer.Option(help="Model that answers; without it the task's default.", metavar="NAME")
-    version = typer.Option(help="Its version; without it the newest one loaded.", metavar="NUMBER", min=1)
+    version = typer.Option(help="Its version, by number or alias; without it the stable one.", metavar="VERSION")
     return [
         inspect.Parameter("model", _KEYWORD, default=None, annotation=Annotated[str | None, model]),
-        inspect.Parameter("version", _KEYWORD, default=None, annotation=Annotated[int | None, version]),
+        inspect.Parameter("version", _KEYWORD, default=None, annotation=Annotated[str | None, version]),
     ]
 
 

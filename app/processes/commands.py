@@ -1,7 +1,7 @@
 """What a worker has in place of a `Manager`: commands to the engine, which loads and unloads for all."""
 
-from app.manifest import Versions
 from app.processes.remote import Messenger
+from app.serving import Versions
 
 
 class RemoteManager:

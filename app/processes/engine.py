@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from app.errors import NotReady
-from app.manifest import Manifest, ServingConfig
+from app.manifest import Manifest
 from app.processes.control import Control
 from app.processes.link import Message
 from app.processes.shared import Shared
@@ -19,6 +19,7 @@ from app.repository.poller import load_and_poll
 from app.repository.registry import Registry
 from app.scheduling.batcher import Batcher
 from app.servable import Resources, Servable, open_servable
+from app.serving import ServingConfig
 
 logger = logging.getLogger("imago.processes")
 
@@ -165,8 +166,11 @@ class Engine:
         openings = self._registry.openings()
         self._assign({str(entry) for entry in openings})
         entries = [tell(entry, self._places[str(entry)]) for entry in openings]
+        traffic = {name: self._registry.traffic(name).model_dump(mode="json") for name in self._registry.names()}
         settled = self._registry.settled.is_set()
-        return {"op": "models", "revision": self._revision, "entries": entries, "settled": settled}
+        return {
+            "op": "models", "revision": self._revision, "entries": entries, "traffic": traffic, "settled": settled,
+        }  # fmt: skip
 
     def _assign(self, versions: set[str]) -> None:
         """Give each version a row in the table of loads, and take back those of versions that are gone."""

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from app.errors import InvalidSettings
-from app.manifest import Manifest, ServingConfig
+from app.manifest import Manifest
 from app.processes.control import Control
 from app.processes.link import Message
 from app.processes.loads import Load
@@ -19,6 +19,7 @@ from app.processes.shared import Shared
 from app.processes.told import Told, heard, opened
 from app.repository.registry import Entry, Registry
 from app.servable import Resources, Servable, build, open_servable
+from app.serving import ServingConfig, Traffic
 
 logger = logging.getLogger("imago.processes")
 
@@ -104,7 +105,8 @@ class Follower:
         for name, versions in models.items():
             if self._latest is not message:
                 return
-            await self._copy(registry, name, versions, message["settled"])
+            traffic = Traffic.model_validate(message["traffic"].get(name, {}))
+            await self._copy(registry, name, versions, traffic, message["settled"])
         if self._latest is message:
             self._finish(registry, message)
 
@@ -115,7 +117,9 @@ class Follower:
         self._copied = message["revision"]
         self._tell_copied()
 
-    async def _copy(self, registry: Registry, name: str, versions: Sequence[Told], settled: bool) -> None:
+    async def _copy(
+        self, registry: Registry, name: str, versions: Sequence[Told], traffic: Traffic, settled: bool
+    ) -> None:
         """Bring one model to the state that it has in the engine: what is to answer is opened first, then all of it
         answers at once. What runs here answers on while an engine begins anew."""
         for told in versions:
@@ -132,7 +136,7 @@ class Follower:
             entry for entry in mine
             if _runs_here(entry) and (entry.version in begins or not (settled or entry.version in over))
         ]  # fmt: skip
-        for entry in registry.switch(name, [*(entry for entry in mine if entry.key in ready), *kept]):
+        for entry in registry.switch(name, [*(entry for entry in mine if entry.key in ready), *kept], traffic):
             self._end(registry, entry)
         for entry in registry.ready(name):
             entry.reason = ready.get(entry.key, "")
@@ -181,7 +185,7 @@ class Follower:
             return
         for name in registry.names():
             mine = registry.openings(name)
-            for entry in registry.switch(name, [entry for entry in mine if _runs_here(entry)]):
+            for entry in registry.switch(name, [entry for entry in mine if _runs_here(entry)], registry.traffic(name)):
                 self._end(registry, entry)
                 registry.note(name, entry.version, "loading", "")
 

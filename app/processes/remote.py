@@ -254,6 +254,10 @@ class RemoteJobs:
     lost = failing = False
     """Sessions are looked after in the engine."""
 
+    def waiting(self) -> int:
+        """Rows that were sent by all workers and not answered."""
+        return self._load.waiting()
+
     def fault(self) -> str:
         """Nothing: the engine tells its own."""
         return ""

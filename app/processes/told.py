@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from app.manifest import Manifest, ServingConfig
+from app.manifest import Manifest
 from app.repository.registry import Entry
 from app.repository.store import Opening
 from app.runtime.plan import Plan
 from app.servable import Running
+from app.serving import ServingConfig
 from app.tensors import TensorSpec
 
 Told = dict[str, Any]

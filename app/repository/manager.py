@@ -12,9 +12,9 @@ from dataclasses import replace
 from typing import Protocol
 
 from app.errors import InvalidModel, InvalidSettings, LoadRefused, NotReady
-from app.manifest import Versions
 from app.repository.registry import LOADING, Entry, Registry
 from app.repository.store import ModelFolder, Opening
+from app.serving import Traffic, Versions
 
 
 class Followers(Protocol):
@@ -61,11 +61,12 @@ class Manager:
             await self._ended(name)
             self._look(name)
             try:
-                serve = await self._opened(self._folder(name, versions))
+                folder = self._folder(name, versions)
+                serve = await self._opened(folder)
             except InvalidModel as error:
                 self._registry.blame(name, error.detail)
                 raise LoadRefused(f"Model {name!r} was not loaded: {error.detail}") from error
-            await self._switch(name, serve)
+            await self._switch(name, serve, folder.serving.traffic)
 
     async def unload(self, name: str) -> None:
         """Let a model answer no more; come back when no process takes requests for it.
@@ -77,7 +78,7 @@ class Manager:
         self._look(name)
         async with self._locks[name]:
             await self._ended(name)
-            await self._switch(name, ())
+            await self._switch(name, (), Traffic())
 
     def _look(self, name: str) -> None:
         if not self._registry.settled.is_set():
@@ -127,9 +128,9 @@ class Manager:
             await self._registry.discard(entry, reason)
         raise InvalidModel(next(iter(reasons.values())))
 
-    async def _switch(self, name: str, serve: Sequence[Entry]) -> None:
+    async def _switch(self, name: str, serve: Sequence[Entry], traffic: Traffic) -> None:
         """Let these answer for a model, and no others; what they replace ends on its own."""
-        retired = self._registry.switch(name, serve)
+        retired = self._registry.switch(name, serve, traffic)
         await self._followers.copied()
         if retired:
             ending = self._ending[name] = asyncio.create_task(self._end(retired))

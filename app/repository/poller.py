@@ -8,10 +8,11 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from app.errors import ServiceError
-from app.manifest import GRAPH, MANIFEST, SERVING
+from app.manifest import GRAPH, MANIFEST
 from app.repository.manager import Manager
 from app.repository.registry import Registry
 from app.repository.store import MODEL, VERSION
+from app.serving import SERVING
 
 logger = logging.getLogger("imago.repository")
 

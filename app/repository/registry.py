@@ -6,20 +6,25 @@ drained and closed (`release`). When that is to happen is up to `app.repository.
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from pathlib import Path
 from typing import NoReturn
 
 from app.errors import ImagoError, InvalidModel, ModelNotFound, NotReady, WrongTask
-from app.manifest import GRAPH, Manifest, ServingConfig, read_manifest
+from app.manifest import GRAPH, Manifest, read_manifest
 from app.repository.entries import Entries, Entry, State
+from app.repository.routes import Asked, Asker, Chance, Split, routes
+from app.repository.shadowing import shadowing
 from app.repository.store import ModelFolder, Opening, scan
 from app.servable import Servable
+from app.serving import ServingConfig, Traffic
 
 __all__ = ["Entry", "Opener", "Registry", "State"]
 
 logger = logging.getLogger("imago.repository")
 
+_PLAIN = Traffic()
 LOADING = "The models are being loaded: retry."
 Opener = Callable[[Path, Manifest, ServingConfig], Awaitable[Servable]]
 """Makes the servable of the version in a folder; raises `ImagoError` where it cannot."""
@@ -28,7 +33,10 @@ Opener = Callable[[Path, Manifest, ServingConfig], Awaitable[Servable]]
 class Registry:
     """The model versions of one process, by name and version."""
 
-    def __init__(self, root: Path, opener: Opener, defaults: Mapping[str, str], count: Callable[[float], None]) -> None:
+    def __init__(
+        self, root: Path, opener: Opener, defaults: Mapping[str, str], count: Callable[[float], None],
+        chance: Chance = random.random,
+    ) -> None:  # fmt: skip
         self.root = root
         self.settled = asyncio.Event()
         self.on_change: Callable[[], None] = lambda: None
@@ -36,10 +44,13 @@ class Registry:
         self._open = opener
         self._defaults = defaults
         self._count = count
+        self._chance = chance
         self._folders: dict[str, ModelFolder | InvalidModel] = {}
         self._entries = Entries()
         self._opened: dict[str, Entry] = {}
-        self._serving: dict[tuple[str | None, str | None, int | None], Servable] = {}
+        self._traffic: dict[str, Traffic] = {}
+        self._serving: Mapping[Asked, Servable] = {}
+        self._splits: Mapping[Asked, Split] = {}
 
     def __repr__(self) -> str:
         return f"<Registry {self.root.name}: {', '.join(f'{e} {e.state}' for e in self.entries())}>"
@@ -64,6 +75,10 @@ class Registry:
     def folder(self, name: str) -> ModelFolder:
         """The folder of a model as it was looked at last. Raises `InvalidModel` as `usable`."""
         return usable(self._folders.get(name))
+
+    def traffic(self, name: str) -> Traffic:
+        """Which of the versions of a model answer which requests."""
+        return self._traffic.get(name, _PLAIN)
 
     def serving_config(self, name: str) -> ServingConfig:
         """What the operator chose for a model that answers."""
@@ -103,7 +118,7 @@ class Registry:
             self.note(folder.name, version, "failed", error.detail)
             return
         entry = await self.stage(opening)
-        self.switch(folder.name, [*self.ready(folder.name), entry])
+        self.switch(folder.name, [*self.ready(folder.name), entry], folder.serving.traffic)
 
     def look(self) -> Mapping[str, ModelFolder | InvalidModel]:
         """Look what is on disk. Raises `InvalidSettings` where the root is no folder."""
@@ -131,9 +146,10 @@ class Registry:
         self.on_change()
         return entry
 
-    def switch(self, name: str, serve: Collection[Entry]) -> list[Entry]:
+    def switch(self, name: str, serve: Collection[Entry], traffic: Traffic) -> list[Entry]:
         """Let these answer for a model from now on, and no others; of those that are not open nothing changes.
         Returns what was replaced, which is to be released."""
+        self._traffic[name] = traffic
         retired = [entry for entry in self.ready(name) if entry not in serve]
         for entry in retired:
             entry.state, entry.reason = "unloading", ""
@@ -150,7 +166,8 @@ class Registry:
 
     def take_away(self, entry: Entry) -> None:
         """Let one version answer no more; it stays open."""
-        self.switch(entry.name, [other for other in self.ready(entry.name) if other is not entry])
+        others = [other for other in self.ready(entry.name) if other is not entry]
+        self.switch(entry.name, others, self.traffic(entry.name))
 
     async def release(self, entry: Entry) -> None:
         """Let a version that answers no more finish what it has accepted, and close it. While it lies on disk, and no
@@ -205,9 +222,12 @@ class Registry:
         self.settled.set()
         self.on_change()
 
-    def get(self, kind: str | None, name: str | None = None, version: int | None = None) -> Servable:
-        """The servable that answers a task: by name and version, its newest version, or the task's default. Without a
-        task the one of that name, whatever its task is.
+    def get(
+        self, kind: str | None, name: str | None = None, version: int | str | None = None, asker: Asker | None = None
+    ) -> Servable:
+        """The servable that answers a task: by name and version (a number, or an alias); or the version that answers
+        for that name, or for the task. Without a task the one of that name, whatever its task is. A canary that is to
+        stick to somebody sticks to the `asker`.
 
         Raises:
             ModelNotFound: nothing of that name or version is here, or no model has this task.
@@ -219,6 +239,8 @@ class Registry:
         known = self._serving.get((kind, name, version))
         if known is None:
             self._refuse(kind, name, version)
+        if self._splits and (split := self._splits.get((kind, name, version))) is not None and split.takes(asker):
+            return split.canary
         return known
 
     def default(self, kind: str) -> Servable | None:
@@ -234,7 +256,7 @@ class Registry:
 
     async def close(self) -> None:
         """Answer what was accepted, then close every session."""
-        self._serving.clear()
+        self._serving = {}
         for entry in self.openings():
             if entry.servable is not None:
                 await entry.servable.close()
@@ -253,23 +275,16 @@ class Registry:
         logger.error("%s is broken: %s", entry, reason)
 
     def _route(self) -> None:
-        """Write down who answers each question, so that a request costs one look-up."""
-        serving: dict[tuple[str | None, str | None, int | None], Servable] = {}
-        loaded = 0
-        for entry in self.entries():
-            if (servable := entry.servable) is None or entry.state != "ready":
-                continue
-            loaded += 1
-            kind = servable.task.kind
-            for asked in (kind, None):
-                serving[asked, entry.name, entry.version] = servable
-                serving.setdefault((asked, entry.name, None), servable)
-            if self._defaults.get(kind, entry.name) == entry.name:
-                serving.setdefault((kind, None, None), servable)
-        self._serving = serving
-        self._count(loaded)
+        """Write down who answers each question."""
+        models: dict[str, tuple[Mapping[int, Servable], Traffic]] = {}
+        for name in self.names():
+            ready = {entry.version: entry.servable for entry in self.ready(name) if entry.servable is not None}
+            models[name] = ready, self.traffic(name)
+            shadowing(*models[name], self._chance)
+        self._serving, self._splits = routes(models, self._defaults, self._chance)
+        self._count(sum(len(ready) for ready, _ in models.values()))
 
-    def _refuse(self, kind: str | None, name: str | None, version: int | None) -> NoReturn:
+    def _refuse(self, kind: str | None, name: str | None, version: int | str | None) -> NoReturn:
         """Raise the error that says why nobody answers."""
         if not self.settled.is_set():
             raise NotReady(LOADING)
@@ -277,11 +292,14 @@ class Registry:
         if name is None:
             entries = [entry for entry in self.entries() if entry.manifest and entry.manifest.task == kind]
         else:
-            entries = [entry for entry in self.describe(name) if version in (None, entry.version)]
+            traffic = self.traffic(name)
+            number = traffic.stable if version is None else traffic.number(version)
+            anyone = version is None and number is None
+            entries = [entry for entry in self.describe(name) if anyone or entry.version == number]
         entries = [entry for entry in entries if entry.state not in ("unloading", "unloaded")]
         if not entries:
             raise ModelNotFound(name, version)
-        entry = entries[0]
+        entry = next((entry for entry in entries if entry.state != "ready"), entries[0])
         if entry.state != "ready" or entry.servable is None:
             raise NotReady(f"Model {entry.name!r} cannot answer: {entry.reason or entry.state}", retry_after=5)
         raise WrongTask(entry.name, entry.servable.task.kind, kind or "")

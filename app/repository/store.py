@@ -6,17 +6,9 @@ from functools import cached_property
 from pathlib import Path
 
 from app.errors import InvalidModel, InvalidSettings
-from app.manifest import (
-    MANIFEST,
-    NAME,
-    Manifest,
-    ServingConfig,
-    mark_of,
-    read_labels,
-    read_manifest,
-    read_serving,
-)
+from app.manifest import MANIFEST, NAME, Manifest, read_labels, read_manifest
 from app.servable import read_graph
+from app.serving import ServingConfig, mark_of, read_serving
 
 MODEL = re.compile(NAME)
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
@@ -35,20 +27,18 @@ class ModelFolder:
     serving: ServingConfig
 
     def chosen(self) -> tuple[int, ...]:
-        """The versions to load.
+        """The versions to load, in ascending order: those chosen, and those that names and shares of requests need.
 
         Raises:
             InvalidModel: `serving.toml` names a version that is not there.
         """
         wanted = self.serving.versions
-        if wanted == "latest":
-            return self.versions[-1:]
-        if wanted == "all":
-            return self.versions
-        missing = sorted(set(wanted) - set(self.versions))
+        numbers = self.versions[-1:] if wanted == "latest" else self.versions if wanted == "all" else wanted
+        chosen = {*numbers, *self.serving.named}
+        missing = sorted(chosen - set(self.versions))
         if missing:
             raise InvalidModel(f"{self.name}/serving.toml names version {missing[0]}; there are {self.versions}.")
-        return tuple(sorted(wanted))
+        return tuple(sorted(chosen))
 
     def version_path(self, version: int) -> Path:
         """The folder of one version."""

@@ -201,7 +201,7 @@ class Service:
         return self._models.stats(*_asked(message)) if message.name else self._models.all_stats(record.sees)
 
 
-def _asked(message: Message) -> tuple[str, int | None]:
+def _asked(message: Message) -> tuple[str, int | str | None]:
     """The model and the version that a message names."""
     return message.name, version_number(message.name, message.version or None)
 

@@ -140,6 +140,10 @@ class Batcher:
             self._metrics.queue_depth.set(self.lane.waiting)
         return waited
 
+    def waiting(self) -> int:
+        """Rows that wait for a session."""
+        return self.lane.waiting
+
     def fault(self) -> str:
         """What is wrong with whoever runs the jobs that only a new process can mend; empty if nothing is."""
         if self.lost:

@@ -114,6 +114,18 @@ class Task(ABC, Generic[OptionsT]):
     def draw(self, outputs: Tensors, prepared: Prepared, options: OptionsT) -> bytes:
         """Make the answer of one call as one PNG."""
 
+    def agreement(self, outputs: Tensors, other: "Task[Any]", others: Tensors) -> float:
+        """The share, 0 to 1, in which another version of a model gives the same for the same rows: here of all numbers
+        in outputs that both have, in equal shapes, those that are equal within a hundredth."""
+        shared = [
+            (array, others[name])
+            for name, array in outputs.items()
+            if name in others and others[name].shape == array.shape
+        ]
+        total = sum(array.size for array, _ in shared)
+        close = sum(int(np.isclose(one, two, rtol=0.01, atol=0.01).sum()) for one, two in shared)
+        return close / total if total else 0.0
+
     def _label(self, index: int) -> str:
         return self.labels[index] if index < len(self.labels) else str(index)
 

@@ -1,7 +1,7 @@
 """Classification: which of the labels a picture shows, how probably, and where the model looked."""
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -11,7 +11,7 @@ from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import visible_box
 from app.imaging.paint import heat_overlay
 from app.manifest import ImageInput, Manifest
-from app.tasks.base import EncodedImage, Graph, JsonObject, PictureTask, Prepared, TaskOptions, encoded
+from app.tasks.base import EncodedImage, Graph, JsonObject, PictureTask, Prepared, Task, TaskOptions, encoded
 from app.tensors import Tensor, Tensors
 
 _FEW = 64
@@ -105,6 +105,12 @@ class Classify(PictureTask[ClassifyOptions]):
             box = _box(prepared.picture, self.image_input)
             result["heatmap"] = {**encoded(encode_png(heat), heat.shape[1], heat.shape[0]), "box": list(box)}
         return [result]
+
+    def agreement(self, outputs: Tensors, other: Task[Any], others: Tensors) -> float:
+        """The share of rows with the same best label."""
+        mine, theirs = (np.argmax(found["probabilities"], axis=1).tolist() for found in (outputs, others))
+        same = [self._label(one) == other._label(two) for one, two in zip(mine, theirs, strict=True)]
+        return sum(same) / len(same)
 
     def _scores(self, best: list[tuple[int, float]]) -> list[JsonObject]:
         return [

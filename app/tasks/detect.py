@@ -1,7 +1,8 @@
 """Detection: which things a picture shows, and the box around each."""
 
 from collections.abc import Mapping
-from typing import ClassVar, NamedTuple
+from functools import partial
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, Field
@@ -11,16 +12,19 @@ from app.imaging.codec import encode_png
 from app.imaging.geometry import boxes_in_picture
 from app.imaging.paint import Boxed, box_overlay
 from app.manifest import Manifest
-from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, TaskOptions, colours
+from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, Task, TaskOptions, colours
 from app.tensors import Tensors
 
 _COLUMNS = 6
+_SURE = 0.5
+_SAME = 0.5
+"""Score and intersection over union from which on two objects are compared, and are the same."""
 
 
 class DetectOptions(TaskOptions):
     """Options of `/detect`."""
 
-    threshold: float = Field(0.5, ge=0, le=1, description="Least score of an object that is answered.")
+    threshold: float = Field(_SURE, ge=0, le=1, description="Least score of an object that is answered.")
     max_count: int = Field(100, ge=1, le=1000, description="Most objects that are answered, best first.")
 
 
@@ -49,6 +53,16 @@ class Found(NamedTuple):
     label: int
     score: float
     box: tuple[float, float, float, float]
+
+
+class Named(NamedTuple):
+    """One object of one row, to be looked for among those of another version."""
+
+    label: tuple[int, str]
+    left: float
+    top: float
+    right: float
+    bottom: float
 
 
 class Detect(PictureTask[DetectOptions]):
@@ -95,6 +109,28 @@ class Detect(PictureTask[DetectOptions]):
         ]
         return encode_png(box_overlay(prepared.picture.decode(), boxed))
 
+    def agreement(self, outputs: Tensors, other: Task[Any], others: Tensors) -> float:
+        """Of the objects that the two find, the share that both do: a pair has one label, and boxes that cover the
+        same by half or more (IoU). Boxes are compared as shares of what each graph was given."""
+        mine, theirs = self._sure(outputs), other._sure(others) if isinstance(other, Detect) else []
+        total, paired = len(mine) + len(theirs), 0
+        for one in mine:
+            rival = max((two for two in theirs if two.label == one.label), key=partial(_overlap, one), default=None)
+            if rival is not None and _overlap(one, rival) >= _SAME:
+                theirs.remove(rival)
+                paired += 2
+        return paired / total if total else 1.0
+
+    def _sure(self, outputs: Tensors) -> list[Named]:
+        """Objects of all rows with the least score that is answered by default, best first."""
+        size = np.array([self.image_input.width, self.image_input.height] * 2)
+        found: list[Named] = []
+        for place, row in enumerate(outputs["boxes"]):
+            sure = row[(row[:, 4] >= _SURE) & (row[:, 5] >= 0)]
+            best = sure[np.argsort(-sure[:, 4], kind="stable")]
+            found += [Named((place, self._label(int(one[5]))), *(one[:4] / size).tolist()) for one in best]
+        return found
+
     def _found(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> list[Found]:
         """Objects best first; rows that are none, lie outside of the picture or are not numbers are left out."""
         rows = outputs["boxes"][0].astype(np.float64)
@@ -108,3 +144,12 @@ class Detect(PictureTask[DetectOptions]):
     def _size(self, prepared: Prepared) -> tuple[int, int]:
         picture = prepared.picture
         return (self.image_input.width, self.image_input.height) if picture is None else (picture.width, picture.height)
+
+
+def _overlap(one: Named, two: Named) -> float:
+    """Intersection over union of two boxes."""
+    width = min(one.right, two.right) - max(one.left, two.left)
+    height = min(one.bottom, two.bottom) - max(one.top, two.top)
+    shared = max(width, 0.0) * max(height, 0.0)
+    both = sum((box.right - box.left) * (box.bottom - box.top) for box in (one, two)) - shared
+    return shared / both if both > 0 else 0.0

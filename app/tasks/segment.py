@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import label_counts, resize_labels
 from app.imaging.paint import label_overlay
 from app.manifest import Manifest
-from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, TaskOptions, colours
+from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, Task, TaskOptions, colours
 from app.tensors import Tensors
 
 
@@ -79,6 +79,11 @@ class Segment(PictureTask[SegmentOptions]):
                 "mask": _mask(labels, options.mask),
             }
         ]
+
+    def agreement(self, outputs: Tensors, other: Task[Any], others: Tensors) -> float:
+        """The share of pixels with the same label."""
+        mine, theirs = outputs["mask"], others["mask"]
+        return float(np.mean(mine == theirs)) if mine.shape == theirs.shape and self.labels == other.labels else 0.0
 
     def draw(self, outputs: Tensors, prepared: Prepared, options: SegmentOptions) -> bytes:
         """The label map as a palette PNG, or the picture tinted with it."""

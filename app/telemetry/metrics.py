@@ -24,6 +24,7 @@ _SECONDS: Final = (
 )  # fmt: skip
 _STAGE_SECONDS: Final = (0.0001, 0.00025, 0.0005, *_SECONDS)
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128)
+_SHARES: Final = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 _MODEL: Final = ("task", "model")
 
 
@@ -42,6 +43,16 @@ class ModelMetrics:
     cancelled: Counter
     batches: BatchCounts
     """Of one version."""
+
+
+@dataclass(frozen=True)
+class ShadowMetrics:
+    """How the versions of one model agree, and what became of the calls that were to tell."""
+
+    agreement: Histogram
+    compared: Counter
+    dropped: Counter
+    failed: Counter
 
 
 class Metrics(Collector):
@@ -72,6 +83,13 @@ class Metrics(Collector):
         self.access_refused = CounterFamily(
             own, "imago_access_refused", "Requests refused for their API key or its limits.", ("reason",)
         )
+        self.agreement = HistogramFamily(
+            own, "imago_shadow_agreement", "Share in which a shadow gave the same as the version that answered.",
+            _MODEL, _SHARES,
+        )  # fmt: skip
+        self.shadowed = CounterFamily(
+            own, "imago_shadow", "Calls to be given to a shadow as well.", (*_MODEL, "outcome")
+        )
         # Each process knows all the models, so that their sum would count every one several times.
         self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
         self.models_loaded = self._models_loaded.labels()
@@ -96,11 +114,17 @@ class Metrics(Collector):
             batches=self.statistics.batches(model, version),
         )
 
+    def shadow_of(self, task: str, model: str) -> ShadowMetrics:
+        """The metrics of one model's shadow."""
+        outcomes = {name: self.shadowed.labels(task, model, name) for name in ("compared", "dropped", "failed")}
+        return ShadowMetrics(self.agreement.labels(task, model), **outcomes)
+
     def collect(self) -> Iterator[Metric]:
         """Every family as it is now in all processes, for the registry."""
         for family in (
             self.requests, self.request_seconds, self.decode, self.queue, self.inference, self.encode,
-            self.batch_size, self.queue_depth, self.rejected, self.cancelled, self.access_refused, self._models_loaded,
+            self.batch_size, self.queue_depth, self.rejected, self.cancelled, self.access_refused, self.agreement,
+            self.shadowed, self._models_loaded,
         ):  # fmt: skip
             yield family.collect(self._segments)
 

@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 from app.api.fast_path import Exchange, FastPath
 from app.errors import ServiceError
 from app.main import create_app
-from app.manifest import GRAPH, SERVING, read_manifest, read_serving
+from app.manifest import GRAPH, read_manifest
 from app.runtime import Choices, Plan, PlanCache, plan_key, usable_cores
 from app.scheduling.batcher import Batcher
 from app.server import Server, listen, loop_factory
+from app.serving import SERVING, read_serving
 from app.settings import Settings
 from app.telemetry.logs import TextLines
 from tests.api.service import Answer

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from app.manifest import SERVING
 from app.runtime import Session
 from app.runtime.function import FunctionSession
+from app.serving import SERVING
 from app.tensors import Tensors, TensorSpec
 from tests.make_models import make_generator
 

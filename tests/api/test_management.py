@@ -1,5 +1,6 @@
 """Loading and unloading over HTTP: what the routes take, what they refuse, and that they are off by default."""
 
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -135,3 +136,47 @@ def test_a_body_that_comes_slowly_is_answered_by_the_version_that_took_over_mean
 
     answer = service.post(f"/classify?model={NAME}", chunks())
     assert (answer.status_code, answer.headers["x-model-version"], answer.json()["version"]) == (200, "1", 1)
+
+
+def test_a_version_is_asked_for_by_name_wherever_it_is_by_number(service: Service, root: Path) -> None:
+    (root / NAME / "serving.toml").write_text("aliases = { stable = 1, next-one = 2 }\n")
+    assert service.post(LOAD).status_code == 200
+    assert answering(service) == (200, "1")
+    for name, number in (("stable", "1"), ("next-one", "2")):
+        for path in (f"/classify?model={NAME}&version={name}", f"/classify?version={name}"):
+            answer = service.post(path, PICTURE)
+            assert (answer.status_code, answer.headers["x-model-version"]) == (200, number)
+            assert answer.json()["version"] == int(number)
+        assert service.get(f"/models/{NAME}?version={name}").json()["version"] == int(number)
+        (statistics,) = service.get(f"/v2/models/{NAME}/versions/{name}/stats").json()["model_stats"]
+        assert statistics["version"] == number
+    model = service.get(f"/models/{NAME}").json()
+    assert (model["version"], model["aliases"]) == (1, {"stable": 1, "next-one": 2})
+    for path in (f"/classify?version=nobody&model={NAME}", "/classify?version=nobody"):
+        refused = service.post(path, PICTURE)
+        assert (refused.status_code, refused.json()["code"]) == (404, "model-not-found")
+    assert service.get(f"/models/{NAME}?version=nobody").status_code == 404
+
+
+def test_a_canary_that_sticks_is_told_by_the_id_of_the_request_whichever_way_it_comes(
+    service: Service, root: Path
+) -> None:
+    canary = 'canary = { version = 2, percent = 50, sticky = "request" }'
+    (root / NAME / "serving.toml").write_text(f"aliases = {{ stable = 1 }}\n{canary}\n")
+    assert service.post(LOAD).status_code == 200
+    tensors = {
+        "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PICTURE).decode()]}]
+    }
+    found = set()
+    for number in range(20):
+        asked = {"headers": {"X-Request-ID": f"visitor-{number}"}}
+        answers = [service.post("/classify", PICTURE, **asked) for _ in range(3)]
+        answers.append(service.post(f"/classify?model={NAME}", PICTURE, **asked))
+        answers.append(service.post(f"/v2/models/{NAME}/infer", json=tensors, **asked))
+        assert {answer.status_code for answer in answers} == {200}, answers[-1].text
+        (version,) = {answer.headers["x-model-version"] for answer in answers}
+        found.add(version)
+    assert found == {"1", "2"}
+    shown = service.get(f"/models/{NAME}").json()
+    assert shown["canary"] == {"version": 2, "percent": 50, "sticky": "request"}
+    assert (shown["shadow"], shown["version"]) == (None, 1)

@@ -82,7 +82,8 @@ def test_where_waiting_does_not_help_there_is_no_delay() -> None:
         ("X" * 500, "/classify", 405, "method-not-allowed"),
         ("POST", "/classify", 400, "empty-body"),
         ("GET", "/models/nobody", 404, "model-not-found"),
-        ("GET", "/models/tiny-classifier?version=x", 422, "invalid-option"),
+        ("GET", "/models/tiny-classifier?version=1x", 422, "invalid-option"),
+        ("GET", "/models/tiny-classifier?version=x", 404, "model-not-found"),
         ("GET", "/static/nothing.js", 404, "route-not-found"),
     ],
 )

@@ -140,7 +140,10 @@ def test_the_version_is_chosen_as_a_service_would(tmp_path: Path, model_root: Pa
     assert found("first", 1) == "first/1"
     assert found("second", None) == "second/1"
     assert found(None, None, settings=Settings(models=tmp_path, default_models={"classify": "second"})) == "second/1"
-    for asked in (("none", None), ("first", 3)):
+    (tmp_path / "first" / "serving.toml").write_text("aliases = { stable = 1, next = 2 }\n")
+    assert found(None, None) == "first/1"
+    assert [found("first", version) for version in ("next", "stable", "2")] == ["first/2", "first/1", "first/2"]
+    for asked in (("none", None), ("first", 3), ("first", "old")):
         with pytest.raises(ModelNotFound):
             found(*asked)
     with pytest.raises(WrongTask):

@@ -52,6 +52,8 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     root = tmp_path_factory.mktemp("models")
     for make in (make_classifier, make_segmenter, make_generator):
         make(root)
+    make_classifier(root, version=2)
+    (root / "tiny-classifier" / "serving.toml").write_text("aliases = { stable = 1 }\nshadow = { version = 2 }\n")
     (make_classifier(root, name="broken") / "model.onnx").write_bytes(b"")
     stop = threading.Event()
     with (

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from app.imaging.codec import Decoder
-from app.manifest import Manifest, ServingConfig
+from app.manifest import Manifest
 from app.processes.arena import Arena
 from app.processes.connections import Connections
 from app.processes.control import send_socket
@@ -28,6 +28,7 @@ from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Sessions, T
 from app.scheduling.policy import Lane, Limits
 from app.security.limits import Accounts
 from app.servable import Resources, Running, Servable, build
+from app.serving import ServingConfig
 from app.telemetry.board import Board
 from app.telemetry.metrics import Metrics
 from app.tensors import Tensors, TensorSpec

@@ -15,7 +15,7 @@ import pytest
 
 from app.errors import NotReady
 from app.imaging.codec import Decoder
-from app.manifest import ServingConfig, read_manifest
+from app.manifest import read_manifest
 from app.processes.control import send_socket
 from app.processes.follower import Follower
 from app.processes.link import Link, Message
@@ -26,6 +26,7 @@ from app.repository.registry import Registry
 from app.repository.store import Opening
 from app.scheduling.batcher import Batcher
 from app.servable import Resources, open_servable
+from app.serving import ServingConfig
 from app.telemetry.metrics import Metrics
 from tests.make_models import make_classifier
 from tests.processes.scenario import pair, run, until
@@ -75,6 +76,7 @@ class Worker:
         self._following = asyncio.create_task(follower.follow(self.registry, self._its_control, self._stop))
         self._engine: Link | None = None
         self.revision = 0
+        self.traffic: dict[str, Any] = {}
         self.said: list[Message] = []
         """What it told the engine."""
 
@@ -93,7 +95,8 @@ class Worker:
         """Let the engine tell."""
         assert self._engine is not None
         self.revision += 1
-        message = {"op": "models", "revision": self.revision, "entries": entries, "settled": settled}
+        told = {"entries": entries, "traffic": self.traffic, "settled": settled}
+        message = {"op": "models", "revision": self.revision, **told}
         self._engine.send(message)
 
     @property
@@ -380,5 +383,17 @@ def test_a_worker_that_begins_opens_what_the_engine_serves_though_its_choices_ch
             await until(lambda: acknowledged(one))
             assert one.registry.find(told["small"]["key"]) is not None
             assert one.registry.find(told["large"]["key"]) is not None
+
+    run(scenario)
+
+
+def test_names_and_shares_of_versions_are_those_that_the_engine_told(versions: Path, told: dict[str, Told]) -> None:
+    async def scenario() -> None:
+        async with worker(versions) as one:
+            one.traffic = {"small": {"aliases": {"stable": 1, "next": 2}, "canary": {"version": 2, "percent": 100}}}
+            one.hear(told["small"], opened_anew(versions, told["small"], 2, "ready"))
+            await until(lambda: acknowledged(one))
+            get = one.registry.get
+            assert [get("classify", "small", name).manifest.version for name in ("stable", "next", None)] == [1, 2, 2]
 
     run(scenario)

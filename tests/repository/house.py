@@ -1,15 +1,18 @@
 """A registry with its manager, over a folder of tiny models: what is on disk, what answers, what was opened."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
 from app.imaging.codec import Decoder
+from app.manifest import Manifest
 from app.repository.manager import Followers, Manager, Nobody
-from app.repository.registry import Registry
+from app.repository.registry import Opener, Registry
 from app.servable import Resources, Servable, open_servable
+from app.serving import ServingConfig
 from app.telemetry.metrics import Metrics
 from tests.processes.scenario import until
 
@@ -22,12 +25,14 @@ class House:
     def __init__(self, root: Path, pool: ThreadPoolExecutor, followers: Followers) -> None:
         self.root = root
         self.opened: list[Servable] = []
-        self._opener = partial(open_servable, resources=Resources(Decoder(), pool, Metrics(), threads=1))
-        self.registry = Registry(root, self._open, {}, lambda count: None)
+        self.metrics = Metrics()
+        self.resources = Resources(Decoder(), pool, self.metrics, threads=1)
+        self.opener: Opener = partial(open_servable, resources=self.resources)
+        self.registry = Registry(root, self._open, {}, lambda count: None, random.Random(7).random)
         self.manager = Manager(self.registry, followers)
 
-    async def _open(self, *what: object) -> Servable:
-        servable: Servable = await self._opener(*what)  # type: ignore[arg-type]
+    async def _open(self, folder: Path, manifest: Manifest, serving: ServingConfig) -> Servable:
+        servable = await self.opener(folder, manifest, serving)
         self.opened.append(servable)
         return servable
 
@@ -51,10 +56,16 @@ class House:
         await until(lambda: all(entry.state != "unloading" for entry in self.registry.openings()))
 
 
-def scenario(root: Path, play: Callable[[House], Awaitable[None]], followers: Followers | None = None) -> None:
+def scenario(
+    root: Path,
+    play: Callable[[House], Awaitable[None]],
+    followers: Followers | None = None,
+    prepare: Callable[[House], None] = lambda house: None,
+) -> None:
     async def run() -> None:
         with ThreadPoolExecutor(1) as pool:
             house = House(root, pool, followers or Nobody())
+            prepare(house)
             await house.registry.load_all()
             try:
                 async with asyncio.timeout(30):

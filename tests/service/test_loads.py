@@ -1,5 +1,6 @@
 """New versions reach a real server by its folder, and one that never comes back from opening does no harm."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,3 +50,34 @@ def test_a_graph_that_never_comes_back_is_refused_and_the_old_version_serves_on(
     newest, serving = ask(server.url, f"/models/{NAME}").json["states"]
     assert (newest["state"], serving["state"]) == ("failed", "ready")
     assert "took longer than 5 s" in newest["reason"]
+
+
+def test_choices_of_who_answers_take_effect_without_a_load(server: Server, tmp_path: Path) -> None:
+    make_classifier(tmp_path, version=2)
+    serving = tmp_path / NAME / "serving.toml"
+    serving.write_text('aliases = { stable = 1, new = 2 }\nshadow = { version = "new" }\n')
+    until(lambda: ask(server.url, "/classify?version=new", PICTURE).status == 200)
+    assert version(server) == "1"
+    until(lambda: version(server) == "1" and compared(server) > 3)  # each question is one more to compare
+    serving.write_text('aliases = { stable = 1 }\ncanary = { version = 2, percent = 50, sticky = "request" }\n')
+    until(lambda: sorted(set(stuck(server))) == ["1", "2"])
+    serving.write_text("aliases = { stable = ")
+    until(lambda: "is not TOML" in (ask(server.url, f"/models/{NAME}").json["reason"] or ""))
+    assert sorted(set(stuck(server))) == ["1", "2"]
+
+
+def stuck(server: Server) -> list[str]:
+    """For each of ten callers, who ask five times each, the version that answered; both where it changed."""
+    return ["".join(sorted({of(server, f"visitor-{number}") for _ in range(5)})) for number in range(10)]
+
+
+def of(server: Server, request: str) -> str:
+    """The version that answers a request of this id."""
+    return ask(server.url, "/classify", PICTURE, {"X-Request-ID": request}).headers["x-model-version"]
+
+
+def compared(server: Server) -> float:
+    """Calls of all processes in which both versions agreed wholly."""
+    metrics = ask(server.url, "/metrics").body.decode()
+    found = re.search(r"^imago_shadow_agreement_sum\{.*\} (\S+)$", metrics, re.MULTILINE)
+    return float(found[1]) if found else 0.0

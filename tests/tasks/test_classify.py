@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from app.errors import InvalidOption, NotAcceptable
 from app.imaging.codec import Decoder
+from app.tasks import Task
 from tests.imaging.pictures import noise, save
 from tests.make_models import COLOURS, SHARPNESS, make_classifier
 from tests.tasks.asked import Asked, opened
@@ -143,3 +144,17 @@ def test_options_that_are_unknown_or_out_of_range_are_refused(classifier: Asked,
 
 def test_tiny_models_speak_of_colours(classifier: Asked) -> None:
     assert classifier.task.labels == COLOURS
+
+
+def test_answers_agree_by_their_best_labels(classifier: Asked) -> None:
+    task = classifier.task
+    mine, theirs = (np.float32(rows) for rows in ([[0.9, 0.1, 0], [0, 0, 1]], [[0.5, 0.3, 0.2], [0, 1, 0]]))
+    assert task.agreement({"probabilities": mine}, task, {"probabilities": theirs}) == 0.5
+
+
+def test_where_a_task_has_no_measure_of_its_own_numbers_agree_within_a_hundredth(classifier: Asked) -> None:
+    task = classifier.task
+    mine = {"a": np.float32([1, 2, 3]), "b": np.float32([1]), "c": np.float32([[1]])}
+    theirs = {"a": np.float32([1.001, 2, 9]), "b": np.float32([1]), "c": np.float32([1])}
+    assert Task.agreement(task, mine, task, theirs) == pytest.approx(3 / 4)
+    assert Task.agreement(task, {}, task, theirs) == 0

@@ -170,3 +170,19 @@ def test_a_drawing_shows_no_more_than_the_answer(detector: Asked) -> None:
 def test_options_that_are_unknown_or_out_of_range_are_refused(detector: Asked, values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         detector.options(**values)
+
+
+def agreement(asked: Asked, mine: Boxes, theirs: Boxes) -> float:
+    one, two = ({"boxes": np.float32(rows).reshape(1, -1, 6)} for rows in (mine, theirs))
+    return asked.task.agreement(one, asked.task, two)
+
+
+def test_objects_agree_by_label_and_place(detector: Asked) -> None:
+    red, green, blue = [0, 0, 4, 4, 0.9, 0], [4, 4, 8, 8, 0.8, 1], [0, 4, 4, 8, 0.7, 2]
+    assert agreement(detector, [red, green], [green, red]) == 1
+    assert agreement(detector, [red], [[1, 0, 4, 4, 0.6, 0]]) == 1  # 12 of 16 pixels
+    assert agreement(detector, [red], [[2.5, 0, 6, 4, 0.6, 0]]) == 0
+    assert agreement(detector, [red], [[*red[:5], 1]]) == 0
+    assert agreement(detector, [red, green], [red, blue]) == 0.5
+    assert agreement(detector, [red], []) == 0
+    assert agreement(detector, [[*red[:4], 0.1, 0]], []) == 1  # none is answered

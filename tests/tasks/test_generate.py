@@ -138,3 +138,11 @@ def test_one_image_is_drawn_as_it_is_and_several_on_a_sheet(generator: Asked) ->
 def test_options_that_are_unknown_or_out_of_range_are_refused(generator: Asked, name: str, value: object) -> None:
     with pytest.raises(ValidationError):
         generator.options(**{name: value})
+
+
+def test_images_agree_by_the_mean_difference_of_their_colours(generator: Asked) -> None:
+    task = generator.task
+    mine = np.full((2, 8, 8, 3), 200, np.uint8)
+    assert task.agreement({"image": mine}, task, {"image": mine}) == 1
+    assert task.agreement({"image": mine}, task, {"image": mine - 51}) == pytest.approx(0.8)
+    assert task.agreement({"image": mine}, task, {"image": mine[:, :4]}) == 0

@@ -108,3 +108,11 @@ def test_an_overlay_is_the_picture_tinted(tmp_path: Path) -> None:
 def test_options_that_are_unknown_are_refused(segmenter: Asked, values: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
         segmenter.options(**values)
+
+
+def test_masks_agree_by_their_pixels(segmenter: Asked) -> None:
+    task = segmenter.task
+    one, two = np.zeros((2, 4, 4), np.uint8), np.zeros((2, 4, 4), np.uint8)
+    two[0, 0] = 1
+    assert task.agreement({"mask": one}, task, {"mask": two}) == pytest.approx(28 / 32)
+    assert task.agreement({"mask": one}, task, {"mask": two[:, :2]}) == 0
