@@ -38,7 +38,7 @@ from app.main import (
     run_engine,
     worker_count,
 )
-from app.manifest import read_manifest
+from app.manifest import manifest_of
 from app.processes.shared import Shared, share
 from app.processes.supervisor import REFUSED, Supervisor
 from app.repository.registry import Entry, Registry
@@ -145,7 +145,7 @@ def check(settings: Settings) -> None:
 def list_models(settings: Settings) -> None:
     """List the models on disk without loading them."""
     table = _table("model", "versions", "task", "scores", "description")
-    for name, folder in scan(settings.models).items():
+    for name, folder in scan(settings.models, settings.plain_models).items():
         if isinstance(folder, InvalidModel):
             table.add_row(name, "", "", "", f"[red]{escape(folder.detail)}[/]")
         else:
@@ -233,7 +233,7 @@ def _how(running: Running) -> str:
 
 def _newest(folder: ModelFolder) -> tuple[str, str, str]:
     try:
-        manifest = read_manifest(folder.version_path(folder.versions[-1]))
+        manifest = manifest_of(folder.version_path(folder.versions[-1]))
     except InvalidModel as error:
         return "", "", f"[red]{escape(error.detail)}[/]"
     scores = ", ".join(f"{name} {value:.4g}" for name, value in manifest.metrics.items())

@@ -131,8 +131,9 @@ def create_registry(settings: Settings, resources: Resources, opener: Opener | N
     """A registry of the models folder, still empty; without an `opener` versions are opened in this process."""
     count = resources.metrics.models_loaded.set
     return Registry(
-        settings.models, opener or partial(open_servable, resources=resources), settings.default_models, count
-    )
+        settings.models, opener or partial(open_servable, resources=resources), settings.default_models, count,
+        plain=settings.plain_models,
+    )  # fmt: skip
 
 
 def read_keys(settings: Settings) -> KeyRing | None:

@@ -22,6 +22,8 @@ MANIFEST = "manifest.json"
 GRAPH = "model.onnx"
 LABELS = "labels.txt"
 CARD = "README.md"
+PLAIN = "tensors"
+"""The task of graphs of which nobody said what they mean."""
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 """Names of models: they become folder names, URL parts and metric labels."""
 
@@ -97,6 +99,24 @@ def read_manifest(folder: Path) -> Manifest:
         raise InvalidModel(f"{short(path)}: {explain(error, Manifest)}") from error
     except ValueError as error:
         raise InvalidModel(f"{short(path)} is not JSON: {error}") from error
+
+
+def manifest_of(folder: Path) -> Manifest:
+    """The manifest in a version's folder; where none is, one that says what there is: a graph of no known meaning, and
+    the files as they lie there now. Reads all of them.
+
+    Raises:
+        InvalidModel: as `read_manifest`, or a file cannot be read.
+    """
+    if (folder / MANIFEST).exists():
+        return read_manifest(folder)
+    try:
+        files = digest_files(folder)
+    except OSError as error:
+        raise InvalidModel(f"{short(folder)} cannot be read: {error.strerror}.") from None
+    name, version = folder.parent.name, int(folder.name)
+    told = "A plain ONNX file: tensors in, tensors out."
+    return Manifest(name=name, version=version, task=PLAIN, description=told, licence="", files=files, created="")
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

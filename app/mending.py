@@ -27,7 +27,7 @@ class OwnSessions:
     async def mend(self) -> None:
         """As `Servable.mend`. The broken ones are closed first: it may be their memory that is wanting."""
         loop = asyncio.get_running_loop()
-        if await loop.run_in_executor(None, sound, self._ready.sessions):
+        if await loop.run_in_executor(None, sound, self._ready.sessions, self._ready.finite):
             self._jobs.renew()
             return
         logger.warning("the sessions of %r fail on what they answered at first: they are opened anew", self._jobs)

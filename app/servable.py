@@ -15,13 +15,14 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from app.errors import InvalidModel
 from app.imaging.codec import Decoder, Picture
-from app.manifest import GRAPH, Manifest, read_labels, read_manifest, read_verified
+from app.manifest import GRAPH, PLAIN, Manifest, manifest_of, read_labels, read_verified
 from app.mending import OwnSessions
 from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
 from app.runtime.probe import noise
 from app.runtime.trial import Trial
+from app.runtime.whole import by_rows
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
 from app.scheduling.policy import Lane, Limits
 from app.serving import ServingConfig
@@ -29,7 +30,7 @@ from app.signature import check_signature
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tasks.base import JsonObject, TaskOptions
 from app.telemetry.metrics import Metrics
-from app.tensors import Tensors, TensorSpec, split, stack
+from app.tensors import Tensors, TensorSpec, from_row, split, stack, to_row
 
 INLINE_SIZE = 128 * 128
 """Up to so many pixels, and bytes of a file, work on a picture stays on the event loop: preparing one of this size
@@ -165,6 +166,8 @@ class Servable:
         self.running = running
         self.jobs = jobs
         self.inline = running.inline
+        self.graph = Graph(_own(running.inputs, task.whole), _own(running.outputs, task.whole))
+        """What callers of `infer` give and get."""
         self._sessions = sessions
         self._max_batch_size = running.max_batch_size
         self._decoding = 0
@@ -312,8 +315,10 @@ class Servable:
             ServiceError: a value, the queue or the model refuse.
         """
         self.task.check(tensors)
-        self.jobs.admit(len(next(iter(tensors.values()))), deadline)
-        return await self._infer(tensors, deadline)
+        rows = to_row(tensors) if self.task.whole else tensors
+        self.jobs.admit(len(next(iter(rows.values()))), deadline)
+        outputs, queued, ran = await self._infer(rows, deadline)
+        return from_row(outputs) if self.task.whole else outputs, queued, ran
 
     def waiting(self) -> int:
         """Rows that wait for their turn, or are being decoded."""
@@ -445,7 +450,7 @@ def _open(
     """The blocking part of `open_servable`."""
     if resources.signed_by is not None:
         check_signature(folder, resources.signed_by)
-        if read_manifest(folder) != manifest:
+        if manifest_of(folder) != manifest:
             raise InvalidModel("Its manifest changed while its signature was checked: load it again.")
     graph, files = read_graph(folder, manifest)
     key = plan_key(manifest.files[GRAPH].sha256, resources.device, resources.cores, choices)
@@ -453,14 +458,22 @@ def _open(
     if plan is None and resources.trial is not None:
         resources.trial.run(graph, files, resources.device, serving.backend)
 
-    def open_with(threads: int) -> Session:
-        return open_session(graph, resources.device, threads, serving.backend, files)
+    plain = manifest.task == PLAIN
 
-    ready = make_ready(open_with, choices, resources.cores, plan)
+    def open_with(threads: int) -> Session:
+        session = open_session(graph, resources.device, threads, serving.backend, files)
+        return by_rows(session) if plain else session
+
+    ready = make_ready(open_with, choices, resources.cores, plan, finite=not plain)
     if plan is None:
         resources.plans.put(key, ready.plan)
     specs = Graph(ready.crowd.inputs, ready.crowd.outputs)
     return build_task(manifest, read_labels(folder, manifest), specs), ready
+
+
+def _own(specs: tuple[TensorSpec, ...], whole: bool) -> tuple[TensorSpec, ...]:
+    """Tensors as the graph has them: of a `whole` one without the axis that was put in front."""
+    return tuple(TensorSpec(spec.name, spec.dtype, spec.shape[1:]) for spec in specs) if whole else specs
 
 
 def _shared_out(ready: Ready, running: Running, brief: bool) -> Sessions:

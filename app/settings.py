@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     model_control: bool = Field(
         False, description="Let callers load and unload models: /v2/repository/models/NAME/load."
     )
+    plain_models: bool = Field(
+        False, description="Serve NAME/VERSION/model.onnx without a manifest, too: tensors over /v2."
+    )
     poll_seconds: float = Field(0.0, ge=0, le=86_400, description="Interval of looking for new versions; 0 for never.")
     trial_seconds: float = Field(
         60.0, ge=0, le=3600, description="Time for a new graph to open in a process of its own; 0 to do without."

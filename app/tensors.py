@@ -31,6 +31,16 @@ def stack(parts: Sequence[Tensors]) -> Tensors:
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
+def to_row(tensors: Tensors) -> Tensors:
+    """Tensors that have no rows, as one row."""
+    return {name: np.asarray(array)[np.newaxis] for name, array in tensors.items()}
+
+
+def from_row(tensors: Tensors) -> Tensors:
+    """The tensors that `to_row` made a row of."""
+    return {name: array.reshape(array.shape[1:]) for name, array in tensors.items()}
+
+
 class BatchBuffer:
     """Memory for the rows of one batch, kept from batch to batch: a fresh array of a few megabytes costs a page fault
     for every four kilobytes. Used by one thread at a time."""

@@ -132,12 +132,13 @@ def _raw_request(body: bytes, signature: Signature) -> InferRequest:
     # A tensor that begins like a picture is refused as a broken one: better than a picture that is taken for a tensor.
     if spec.name == signature.pictures and sniff(body) is not None:
         return InferRequest({}, [body], wanted)
-    datatype, dims = DATATYPES[spec.dtype], spec.shape[1:]
+    datatype, dims = DATATYPES[spec.dtype], spec.shape if signature.whole else spec.shape[1:]
     known = size_of(datatype, tuple(size or 1 for size in dims))
     count, rest = divmod(len(body), known)
     if rest or not count or dims.count(None) > 1 or (count > 1 and None not in dims):
-        raise InvalidRequest(f"The body of {len(body)} bytes is not one row of {spec}.")
-    shape = (1, *(size or count for size in dims))
+        raise InvalidRequest(f"The body of {len(body)} bytes is not {'' if signature.whole else 'one row of '}{spec}.")
+    rows = () if signature.whole else (1,)
+    shape = (*rows, *(size or count for size in dims))
     return InferRequest({spec.name: array_from_bytes(spec.name, datatype, shape, memoryview(body))}, [], wanted)
 
 

@@ -76,34 +76,37 @@ def server_metadata() -> Json:
 
 
 def model_metadata(servable: Servable, versions: Sequence[int]) -> Json:
-    """`GET /v2/models/{name}`; shapes begin with the rows, which vary."""
-    running = servable.running
+    """`GET /v2/models/{name}`; where there are rows, shapes begin with them, and they vary."""
+    whole = servable.task.whole
     return {
         "name": servable.manifest.name,
         "versions": [str(version) for version in versions],
         "platform": PLATFORM,
-        "inputs": [_tensor(spec) for spec in running.inputs],
-        "outputs": [_tensor(spec) for spec in running.outputs],
+        "inputs": [_tensor(spec, whole) for spec in servable.graph.inputs],
+        "outputs": [_tensor(spec, whole) for spec in servable.graph.outputs],
     }
 
 
 def model_config(servable: Servable, serving: ServingConfig, timeout_seconds: float) -> Json:
-    """`GET /v2/models/{name}/config`: a ModelConfig of Triton's as JSON; dims leave the rows out.
+    """`GET /v2/models/{name}/config`: a ModelConfig of Triton's as JSON; dims leave the rows out, where there are some:
+    `max_batch_size` 0 says that there are none.
 
     `max_queue_size` is 0, as the queue is bounded by time.
     """
     running = servable.running
     name = servable.manifest.name
+    whole = servable.task.whole
     cuda, labelled = running.device == "cuda", labels_by_output(servable)
     return {
         "name": name,
         "platform": PLATFORM,
         "backend": "onnxruntime",
         "version_policy": _version_policy(serving),
-        "max_batch_size": running.max_batch_size,
-        "input": [_configured(spec) | _INPUT for spec in running.inputs],
+        "max_batch_size": 0 if whole else running.max_batch_size,
+        "input": [_configured(spec, whole) | _INPUT for spec in servable.graph.inputs],
         "output": [
-            _configured(spec) | {"label_filename": LABELS if spec.name in labelled else ""} for spec in running.outputs
+            _configured(spec, whole) | {"label_filename": LABELS if spec.name in labelled else ""}
+            for spec in servable.graph.outputs
         ],
         "instance_group": [
             {
@@ -167,19 +170,20 @@ def ready_versions(registry: Registry, name: str) -> list[int]:
     return sorted(entry.version for entry in registry.describe(name) if entry.state == "ready")
 
 
-def _tensor(spec: TensorSpec) -> Json:
-    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [-1, *_dims(spec)]}
+def _tensor(spec: TensorSpec, whole: bool) -> Json:
+    rows = [] if whole else [-1]
+    return {"name": spec.name, "datatype": DATATYPES[spec.dtype], "shape": [*rows, *_dims(spec, whole)]}
 
 
-def _configured(spec: TensorSpec) -> Json:
+def _configured(spec: TensorSpec, whole: bool) -> Json:
     """A scalar for each row is one element that is reshaped to none: configurations know no empty dims."""
-    dims = _dims(spec)
+    dims = _dims(spec, whole)
     shape: Json = {"dims": dims} if dims else {"dims": [1], "reshape": {"shape": []}}
     return {"name": spec.name, "data_type": f"TYPE_{DATATYPES[spec.dtype]}", **shape}
 
 
-def _dims(spec: TensorSpec) -> list[int]:
-    return [-1 if size is None else size for size in spec.shape[1:]]
+def _dims(spec: TensorSpec, whole: bool) -> list[int]:
+    return [-1 if size is None else size for size in (spec.shape if whole else spec.shape[1:])]
 
 
 def _version_policy(serving: ServingConfig) -> Json:

@@ -34,19 +34,22 @@ class Signature:
     pictures: str | None
     """The input that may come as encoded pictures, BYTES [N], instead of pixels."""
     most_rows: int
+    whole: bool = False
+    """Whether tensors have no rows: each has the shape that the graph gives it."""
 
     @classmethod
     def of(cls, servable: Servable, most_pictures: int) -> "Signature":
         """That of a loaded version; a request may always have as many rows as a batch."""
         running, task = servable.running, servable.task
-        inputs = {spec.name: spec for spec in running.inputs}
+        inputs = {spec.name: spec for spec in servable.graph.inputs}
         return cls(
             servable.manifest.name,
             inputs,
-            {spec.name: spec for spec in running.outputs},
+            {spec.name: spec for spec in servable.graph.outputs},
             labels_by_output(servable),
             next(iter(inputs)) if isinstance(task, PictureTask) else None,
             max(most_pictures, running.max_batch_size),
+            task.whole,
         )
 
 
@@ -93,8 +96,8 @@ class InferRequest:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
-        return len(self.pictures) or len(next(iter(self.tensors.values())))
+        """How many rows it has, where it has some."""
+        return len(self.pictures) or sum(next(iter(self.tensors.values())).shape[:1])
 
 
 def header_of(name: object, datatype: object, shape: object, signature: Signature) -> Header:
@@ -122,7 +125,7 @@ def check_together(headers: Sequence[Header], signature: Signature) -> None:
         raise InvalidRequest("An input came twice.")
     if missing := [name for name in signature.inputs if name not in names]:
         raise InvalidRequest(f"Input {missing[0]!r} is missing.")
-    if len({header.shape[0] for header in headers}) > 1:
+    if not signature.whole and len({header.shape[0] for header in headers}) > 1:
         raise InvalidRequest("The inputs have unequal numbers of rows.")
 
 
@@ -137,6 +140,8 @@ def wanted_of(name: object, binary: bool, parameters: Mapping[str, Any], signatu
         raise InvalidRequest(f"There is no output {_shown(name)}; the outputs are {', '.join(signature.outputs)}.")
     elements = math.prod(size or MOST_CLASSIFIED for size in spec.shape[1:])
     classes = min(number_in(parameters, "classification"), elements)
+    if classes and signature.whole:
+        raise InvalidRequest(f"Output {spec.name!r} has no rows whose elements could be classified.")
     if not (binary or classes) and DATATYPES[spec.dtype] in BINARY_ONLY:
         raise InvalidRequest(f"Output {spec.name!r}: {DATATYPES[spec.dtype]} cannot be sent as JSON, ask for binary.")
     return Wanted(spec.name, binary, classes)
@@ -187,10 +192,15 @@ def output_of(array: Tensor, wanted: Wanted, signature: Signature) -> tuple[str,
 
 def _shape(name: str, given: Sequence[int], known: Sequence[int | None], signature: Signature) -> Shape:
     """The shape that was given, where all but its rows fits what is known."""
-    fits = len(given) == len(known) and all(size in (None, own) for own, size in zip(given[1:], known[1:], strict=True))
-    if known and not fits:
-        shown = ["N", *("?" if size is None else str(size) for size in known[1:])]
+    rows = 0 if signature.whole else 1
+    fits = len(given) == len(known) and all(
+        size in (None, own) for own, size in zip(given[rows:], known[rows:], strict=True)
+    )
+    if (known or signature.whole) and not fits:
+        shown = ["N"] * rows + ["?" if size is None else str(size) for size in known[rows:]]
         raise InvalidRequest(f"Input {name!r} takes the shape [{','.join(shown)}].")
+    if signature.whole:
+        return tuple(given)
     if not given or given[0] > signature.most_rows:
         raise InvalidRequest(f"Input {name!r}: a request has 1 to {signature.most_rows} rows.")
     return tuple(given)

@@ -100,7 +100,8 @@ class Manager:
         Raises:
             InvalidModel: one cannot be opened; what was staged is closed again.
         """
-        openings = {opening.key: opening for opening in (self._opening(folder, n) for n in folder.chosen())}
+        chosen = [await self._opening(folder, number) for number in folder.chosen()]
+        openings = {opening.key: opening for opening in chosen}
         kept = [entry for entry in self._registry.ready(folder.name) if entry.key in openings]
         for entry in kept:
             await asyncio.to_thread(openings.pop(entry.key).verify)
@@ -108,9 +109,9 @@ class Manager:
         await self._agree(staged)
         return [*kept, *staged]
 
-    def _opening(self, folder: ModelFolder, version: int) -> Opening:
+    async def _opening(self, folder: ModelFolder, version: int) -> Opening:
         try:
-            return folder.opening(version)
+            return await asyncio.to_thread(folder.opening, version)
         except InvalidModel as error:
             self._registry.note(folder.name, version, "failed", error.detail)
             raise

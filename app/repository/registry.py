@@ -35,7 +35,7 @@ class Registry:
 
     def __init__(
         self, root: Path, opener: Opener, defaults: Mapping[str, str], count: Callable[[float], None],
-        chance: Chance = random.random,
+        chance: Chance = random.random, plain: bool = False,
     ) -> None:  # fmt: skip
         self.root = root
         self.settled = asyncio.Event()
@@ -45,6 +45,7 @@ class Registry:
         self._defaults = defaults
         self._count = count
         self._chance = chance
+        self._plain = plain
         self._folders: dict[str, ModelFolder | InvalidModel] = {}
         self._entries = Entries()
         self._opened: dict[str, Entry] = {}
@@ -113,7 +114,7 @@ class Registry:
 
     async def _load(self, folder: ModelFolder, version: int) -> None:
         try:
-            opening = folder.opening(version)
+            opening = await asyncio.to_thread(folder.opening, version)
         except InvalidModel as error:
             self.note(folder.name, version, "failed", error.detail)
             return
@@ -122,7 +123,7 @@ class Registry:
 
     def look(self) -> Mapping[str, ModelFolder | InvalidModel]:
         """Look what is on disk. Raises `InvalidSettings` where the root is no folder."""
-        self._folders = scan(self.root)
+        self._folders = scan(self.root, self._plain)
         for entry in self.openings():
             if entry.state == "unloaded" and entry.version not in self.versions_on_disk(entry.name):
                 self._entries.remove(entry)

@@ -1,18 +1,23 @@
 """What is on disk: the model folders below one root, and their complete versions. Reads names, opens no graph."""
 
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from app.errors import InvalidModel, InvalidSettings
-from app.manifest import MANIFEST, NAME, Manifest, read_labels, read_manifest
+from app.manifest import GRAPH, MANIFEST, NAME, PLAIN, Manifest, manifest_of, read_labels
 from app.servable import read_graph
 from app.serving import ServingConfig, mark_of, read_serving
+
+logger = logging.getLogger("imago.repository")
 
 MODEL = re.compile(NAME)
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 """Names of the folders of models and of versions."""
+_TRITONS = "config.pbtxt"
 _TAKEN = "stats"
 """`/v2/models/stats` is a route of the Open Inference Protocol."""
 
@@ -45,17 +50,19 @@ class ModelFolder:
         return self.path / str(version)
 
     def opening(self, version: int) -> "Opening":
-        """One version as it would be opened now.
+        """One version as it would be opened now; blocks while the files of a plain one are read.
 
         Raises:
             InvalidModel: its manifest cannot be read, or is that of another version.
         """
         path = self.version_path(version)
-        manifest = read_manifest(path)
+        manifest = manifest_of(path)
         if (manifest.name, manifest.version) != (self.name, version):
             raise InvalidModel(
                 f"{self.name}/{version} holds the manifest of {manifest.name}/{manifest.version}: copied?"
             )
+        if manifest.task == PLAIN and (self.path / _TRITONS).exists():
+            logger.info("%s/%s is not read: the graph and serving.toml say everything", self.name, _TRITONS)
         return Opening(path, manifest, self.serving)
 
 
@@ -78,11 +85,11 @@ class Opening:
         read_labels(self.path, self.manifest)
 
 
-def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
+def scan(root: Path, plain: bool = False) -> dict[str, ModelFolder | InvalidModel]:
     """Find the models below `root`, by name; one whose `serving.toml` is broken comes with its error.
 
-    A version is a folder named by a positive integer that holds a manifest; everything else (a version being written
-    under a temporary name, notes, hidden files) is left alone.
+    A version is a folder named by a positive integer that holds a manifest, or where `plain` ones are taken a graph;
+    everything else (a version being written under a temporary name, notes, hidden files) is left alone.
 
     Raises:
         InvalidSettings: `root` is no folder.
@@ -93,7 +100,7 @@ def scan(root: Path) -> dict[str, ModelFolder | InvalidModel]:
     for path in sorted(root.iterdir()):
         if not path.is_dir() or not MODEL.fullmatch(path.name):
             continue
-        versions = _versions(path)
+        versions = _versions(path, (MANIFEST, GRAPH) if plain else (MANIFEST,))
         if not versions:
             continue
         try:
@@ -109,6 +116,6 @@ def _folder(path: Path, versions: tuple[int, ...]) -> ModelFolder:
     return ModelFolder(path.name, path, versions, read_serving(path))
 
 
-def _versions(path: Path) -> tuple[int, ...]:
-    names = (entry.name for entry in path.iterdir() if (entry / MANIFEST).is_file())
+def _versions(path: Path, signs: Sequence[str]) -> tuple[int, ...]:
+    names = (entry.name for entry in path.iterdir() if any((entry / sign).is_file() for sign in signs))
     return tuple(sorted(int(name) for name in names if VERSION.fullmatch(name)))

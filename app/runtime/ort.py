@@ -47,7 +47,10 @@ class OrtSession:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
-        self._bound = BoundRuns(self._session, self.inputs, self.outputs, device) if device == "cuda" else None
+        has_rows = all(spec.shape[:1] in ((None,), (1,)) for spec in (*self.inputs, *self.outputs))
+        self._bound = (
+            BoundRuns(self._session, self.inputs, self.outputs, device) if device == "cuda" and has_rows else None
+        )
 
     def __repr__(self) -> str:
         return f"<OrtSession {self.device}: {', '.join(map(str, self.inputs))}>"

@@ -67,6 +67,8 @@ class Ready:
     lone: Session
     """The same object as `crowd` where one session serves both."""
     crowd: Session
+    finite: bool = True
+    """Whether they answered noise with finite numbers, as they always should."""
 
     @property
     def sessions(self) -> tuple[Session, ...]:
@@ -74,7 +76,9 @@ class Ready:
         return (self.crowd,) if self.lone is self.crowd else (self.crowd, self.lone)
 
 
-def make_ready(open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None = None) -> Ready:
+def make_ready(
+    open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None = None, finite: bool = True
+) -> Ready:
     """Measure what runs best on so many cores, and open it; a known plan is opened without measuring.
 
     Args:
@@ -82,27 +86,30 @@ def make_ready(open_with: Callable[[int], Session], choices: Choices, cores: int
         choices: what the operator fixed.
         cores: the cores that this process may use.
         known: the plan of an earlier start.
+        finite: whether answers have to be finite numbers.
 
     Raises:
-        InvalidModel: the graph fails on noise, or an answer is not finite or has not as many rows as were sent.
+        InvalidModel: the graph fails on noise, or an answer has not as many rows as were sent, or is not finite.
         ImagoError: as `open_with` does.
     """
     try:
-        return _made_ready(open_with, choices, cores, known)
+        return _made_ready(open_with, choices, cores, known, finite)
     except SessionFault as fault:
         raise InvalidModel(f"The graph fails on noise: {str(fault)[:300]}") from fault
 
 
-def _made_ready(open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None) -> Ready:
+def _made_ready(
+    open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None, finite: bool
+) -> Ready:
     plan = known or _measured(open_with, choices, cores)
     with ExitStack() as failing:
         crowd = _opened(open_with, plan.threads, failing)
         lone = crowd if plan.lone_threads == plan.threads else _opened(open_with, plan.lone_threads, failing)
-        _warm(lone, 1, 1)
+        _warm(lone, 1, 1, finite)
         for rows in _warm_sizes(crowd.device, plan.max_batch_size):
-            _warm(crowd, rows, plan.concurrency)
+            _warm(crowd, rows, plan.concurrency, finite)
         failing.pop_all()
-    return Ready(plan, lone, crowd)
+    return Ready(plan, lone, crowd, finite)
 
 
 def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int) -> Plan:
@@ -178,9 +185,9 @@ def _warm_sizes(device: Device, limit: int) -> list[int]:
     return sorted({*powers, limit})
 
 
-def _warm(session: Session, rows: int, callers: int) -> None:
+def _warm(session: Session, rows: int, callers: int, finite: bool) -> None:
     batch = noise(session.inputs, rows)
-    at_once(callers, lambda: check(session, batch))
+    at_once(callers, lambda: check(session, batch, finite))
 
 
 def _opened(open_with: Callable[[int], Session], threads: int, stack: ExitStack) -> Session:

@@ -9,6 +9,7 @@ from app.tasks.base import Graph, Prepared, Task
 from app.tasks.classify import Classify
 from app.tasks.detect import Detect
 from app.tasks.generate import Generate
+from app.tasks.plain import Plain
 from app.tasks.segment import Segment
 
 __all__ = ["TASKS", "Graph", "Prepared", "Task", "build_task"]
@@ -22,7 +23,7 @@ def build_task(manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> Tas
     Raises:
         InvalidModel: the manifest names no task that is known here, or lacks what its task needs, or the graph does.
     """
-    kind = TASKS.get(manifest.task)
+    kind = Plain if manifest.task == Plain.kind else TASKS.get(manifest.task)
     if kind is None:
         raise InvalidModel(f"Task {manifest.task!r} is unknown here; known are {', '.join(sorted(TASKS))}.")
     return kind(manifest, labels, graph)

@@ -75,6 +75,8 @@ class Task(ABC, Generic[OptionsT]):
     """Names that the graph must have, with dtype and axes of each: `float32 [N,C]`."""
     optional_outputs: ClassVar[Mapping[str, str]] = {}
     """Names that it may have besides; what needs one of them is refused by models without it."""
+    whole: bool = False
+    """Whether its graph knows no rows: callers who speak tensors leave the first axis out, which is 1."""
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         if not labels:

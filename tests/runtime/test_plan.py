@@ -111,10 +111,10 @@ def test_larger_batches_are_tried_while_they_pay(milliseconds: dict[int, float],
     ("answer", "sentence"),
     [
         (lambda x: np.full((len(x), 1), np.nan, np.float32), "finite"),
-        (lambda x: np.zeros((len(x) + 1, 1), np.float32), "finite rows"),
-        (lambda x: np.float32(1), "finite rows"),
+        (lambda x: np.zeros((len(x) + 1, 1), np.float32), r"is not 1 (finite )?rows"),
+        (lambda x: np.float32(1), r"is not 1 (finite )?rows"),
         (lambda x: 1 / 0, "fails on noise: division by zero"),
-        (lambda x: x if len(x) == 1 else np.zeros((1, 1)), "of 2 rows of noise is not 2 finite rows"),
+        (lambda x: x if len(x) == 1 else np.zeros((1, 1)), r"of 2 rows of noise is not 2 (finite )?rows"),
     ],
 )
 @pytest.mark.parametrize("known", [None, Plan(1, 1, 1, 2, 1.0, {1: 1.0, 2: 2.0})], ids=["measured", "known"])

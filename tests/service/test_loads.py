@@ -1,17 +1,19 @@
 """New versions reach a real server by its folder, and one that never comes back from opening does no harm."""
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 
 from app.imaging.codec import encode_png
 from app.manifest import digest_files, read_manifest, write_manifest
 from benchmarks.server import Server, running_server
 from tests.make_models import make_classifier
-from tests.runtime.endless import endless
+from tests.runtime.endless import endless, graph_of
 from tests.service.processes import ask, until
 
 NAME = "tiny-classifier"
@@ -23,7 +25,16 @@ PICTURE = encode_png(np.zeros((8, 8, 3), np.uint8))
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of one process, and of several, that looks at its folder all the time."""
     make_classifier(tmp_path)
-    flags = ("--model-control", "--poll-seconds", "0.05", "--trial-seconds", "5", "--log-level", "error")
+    flags = (
+        "--model-control",
+        "--plain-models",
+        "--poll-seconds",
+        "0.05",
+        "--trial-seconds",
+        "5",
+        "--log-level",
+        "error",
+    )
     with running_server(tmp_path, "--workers", request.param, *flags, "--cache", str(tmp_path / "cache")) as running:
         yield running
 
@@ -50,6 +61,18 @@ def test_a_graph_that_never_comes_back_is_refused_and_the_old_version_serves_on(
     newest, serving = ask(server.url, f"/models/{NAME}").json["states"]
     assert (newest["state"], serving["state"]) == ("failed", "ready")
     assert "took longer than 5 s" in newest["reason"]
+
+
+def test_a_graph_without_a_manifest_that_appears_in_the_folder_is_served(server: Server, tmp_path: Path) -> None:
+    graph = helper.make_node("Add", ["x", "one"], ["y"])
+    folder = tmp_path / ".plain" / "1"
+    folder.mkdir(parents=True)
+    (folder / "model.onnx").write_bytes(graph_of([graph], one=np.array([1], np.float32)))
+    folder.parent.rename(tmp_path / "plain")
+    until(lambda: ask(server.url, "/v2/models/plain/ready").status == 200)
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 1], "data": [1, 2]}]}
+    answer = ask(server.url, "/v2/models/plain/infer", json.dumps(asked).encode())
+    assert answer.json["outputs"][0] | {"data": [2, 3]} == answer.json["outputs"][0]
 
 
 def test_choices_of_who_answers_take_effect_without_a_load(server: Server, tmp_path: Path) -> None:
