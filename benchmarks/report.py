@@ -3,7 +3,7 @@
     python -m benchmarks.report [FILE ...] [--out benchmarks/RESULTS.md]
 
 Without files the newest results of the work folder are taken; several files are taken together. Writes the tables as
-Markdown, and a picture of each workload beside them.
+Markdown, and a picture of each workload beside them; what other commands measured stands at the end, and is kept.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from benchmarks.summary import Cell, Curve, Level, Line, Section, Spread, curves
 from benchmarks.work import ROOT, Work
 from benchmarks.workloads import WORKLOADS
 
+KEPT = "<!-- Measured by other commands: a new report keeps what follows. -->\n"
 _INTRODUCTION = """\
 # Results
 
@@ -173,6 +174,12 @@ def _clients(count: int) -> str:
     return "1 client" if count == 1 else f"{count} clients"
 
 
+def kept(file: Path) -> str:
+    """The end of an earlier report that other commands than these measured."""
+    found = file.read_text(encoding="utf-8") if file.exists() else ""
+    return f"\n{found[found.index(KEPT) :]}" if KEPT in found else ""
+
+
 def _age(file: Path) -> float:
     return -file.stat().st_mtime
 
@@ -189,7 +196,7 @@ def main() -> int:
         return 2
     found = read(files)
     chosen.out.parent.mkdir(parents=True, exist_ok=True)
-    chosen.out.write_text(markdown(found), encoding="utf-8")
+    chosen.out.write_text(markdown(found) + kept(chosen.out), encoding="utf-8")
     from benchmarks.plots import draw_curves, draw_section  # matplotlib comes with the extra `bench`
 
     figures = chosen.out.parent / "figures"

@@ -1,7 +1,9 @@
 """The report says what was measured, and nothing of the machine's folders."""
 
+from pathlib import Path
+
 from benchmarks.compare import command
-from benchmarks.report import markdown, table
+from benchmarks.report import KEPT, kept, markdown, table
 from benchmarks.rows import Cores, FailedRow, MachineRow, OpenRow, Outcome, Row, ServerRow, Where
 from tests.benchmarks.measured import load_row
 
@@ -55,3 +57,12 @@ def test_the_command_of_a_run_names_no_folder_of_this_machine() -> None:
         "1",
     ]
     assert command(given) == "python -m benchmarks.compare --servers imago --passes 1"
+
+
+def test_what_other_commands_measured_outlives_a_new_report(tmp_path: Path) -> None:
+    file = tmp_path / "RESULTS.md"
+    assert kept(file) == ""
+    file.write_text(f"# Results\n\n{KEPT}\n## Swaps\n")
+    for _ in range(2):
+        file.write_text(REPORT + kept(file))
+    assert file.read_text() == f"{REPORT}\n{KEPT}\n## Swaps\n"
