@@ -402,7 +402,12 @@ async def open_servable(
         serving.threads or resources.threads, serving.concurrency or resources.concurrency, serving.max_batch_size
     )
     loop = asyncio.get_running_loop()
-    task, ready = await loop.run_in_executor(None, _open, folder, manifest, serving, choices, resources, plan)
+    try:
+        task, ready = await loop.run_in_executor(None, _open, folder, manifest, serving, choices, resources, plan)
+    except asyncio.CancelledError:  # the service stops, and would wait for the thread
+        if resources.trial is not None:
+            resources.trial.give_up()
+        raise
     quick = resources.inline and resources.device == "cpu" and ready.plan.batch_seconds[1] <= INLINE_ROW_SECONDS
     # A shadow never runs on the loop's thread, where callers would wait for it.
     near = not choices.concurrency and manifest.version != serving.shadowing

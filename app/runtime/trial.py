@@ -11,8 +11,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
 from app.errors import ImagoError, InvalidModel, OutOfMemory, SessionFault
@@ -40,6 +41,8 @@ class Trial:
     seconds: float
     memory_bytes: int
     """Of address space. CUDA reserves more of it than there is memory: there it is not limited."""
+    _running: "set[subprocess.Popen[bytes]]" = field(default_factory=set, init=False, repr=False, compare=False)
+    _given_up: threading.Event = field(default_factory=threading.Event, init=False, repr=False, compare=False)
 
     def run(self, graph: bytes, files: Mapping[str, bytes], device: Device, backend: str) -> None:
         """Open a graph, and the files that hold its tensors, and run one row of noise.
@@ -49,27 +52,46 @@ class Trial:
         """
         facts = {"device": device, "backend": backend, "seconds": self.seconds, "memory": self.memory_bytes}
         try:
-            ended = subprocess.run(
-                [sys.executable, "-P", "-m", "app.runtime.trial"],  # -P: nothing of the working directory
-                input=_packed(facts, graph, files),
-                capture_output=True,
-                timeout=self.seconds,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-                check=False,
-            )
+            status, told, log = self._run(_packed(facts, graph, files))
         except subprocess.TimeoutExpired:
             raise InvalidModel(f"Opening the graph and running one row took longer than {self.seconds:g} s.") from None
-        if (reason := self._reason(ended)) is not None:
+        if (reason := _reason(status, told, log)) is not None:
             raise InvalidModel(reason)
 
-    @staticmethod
-    def _reason(ended: "subprocess.CompletedProcess[bytes]") -> str | None:
-        if ended.returncode == 0:
-            told: str | None = json.loads(ended.stdout.splitlines()[-1])
-            return told
-        logger.error("a trial ended with %d: %s", ended.returncode, ended.stderr[-2000:].decode(errors="replace"))
-        how = _signal(-ended.returncode) if ended.returncode < 0 else f"status {ended.returncode}"
-        return f"The graph crashed the process that tried to open it ({how})."
+    def give_up(self) -> None:
+        """End what is being tried, now and later: a service that stops waits for no graph."""
+        self._given_up.set()
+        for process in tuple(self._running):
+            process.kill()
+
+    def _run(self, packed: bytes) -> tuple[int, bytes, bytes]:
+        """Status, output and log of the process. Raises `TimeoutExpired`, when it has ended."""
+        with subprocess.Popen(
+            [sys.executable, "-P", "-m", "app.runtime.trial"],  # -P: nothing of the working directory
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        ) as process:  # fmt: skip
+            self._running.add(process)
+            if self._given_up.is_set():
+                process.kill()
+            try:
+                told, log = process.communicate(packed, self.seconds)
+            except BaseException:
+                process.kill()
+                raise
+            finally:
+                self._running.discard(process)
+        return process.returncode, told, log
+
+
+def _reason(status: int, told: bytes, log: bytes) -> str | None:
+    """Why the graph is refused, or None."""
+    if status == 0:
+        reason: str | None = json.loads(told.splitlines()[-1])
+        return reason
+    logger.error("a trial ended with %d: %s", status, log[-2000:].decode(errors="replace"))
+    how = _signal(-status) if status < 0 else f"status {status}"
+    return f"The graph crashed the process that tried to open it ({how})."
 
 
 def _signal(number: int) -> str:

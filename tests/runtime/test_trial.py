@@ -64,6 +64,19 @@ def test_a_graph_that_takes_too_much_memory_is_refused() -> None:
         TRIAL.run(greedy(), {}, "cpu", "onnxruntime")
 
 
+def test_a_service_that_stops_waits_for_no_graph() -> None:
+    trial = Trial(seconds=60, memory_bytes=8 * 2**30)
+    with ThreadPoolExecutor(1) as pool:
+        before = children()
+        trying = pool.submit(trial.run, endless(), {}, "cpu", "onnxruntime")
+        until(lambda: bool(children() - before))
+        trial.give_up()
+        with pytest.raises(InvalidModel, match="SIGKILL"):
+            trying.result(timeout=10)
+        with pytest.raises(InvalidModel, match="SIGKILL"):
+            trial.run(endless(), {}, "cpu", "onnxruntime")
+
+
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the process is found through /proc")
 def test_a_crash_is_a_refusal_that_names_the_signal() -> None:
     """A graph that crashes ONNX Runtime is known to nobody here: the process gets the signal that it would."""
