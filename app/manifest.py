@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from app.errors import InvalidModel
 
@@ -51,6 +51,25 @@ class ImageInput(Contract):
     filter: Literal["bilinear"] = "bilinear"
 
 
+class Tiling(Contract):
+    """How a picture of any size is cut for a graph whose height and width are free (see `app.imaging.tiles`)."""
+
+    side: int = Field(ge=16, le=4096)
+    """The largest side, in pixels, of a part that the graph is given."""
+    overlap: int = Field(ge=0, le=512)
+    """How far from a pixel the graph looks: so much of a part is seen by its neighbour, too."""
+    multiple: int = Field(1, ge=1, le=64)
+    """What both sides of a part must be a multiple of."""
+    scale: int = Field(1, ge=1, le=4)
+    """How many times larger the result is, each way."""
+
+    @model_validator(mode="after")
+    def _leaves_a_middle(self) -> "Tiling":
+        if self.side % self.multiple or self.overlap % self.multiple or self.side <= 2 * self.overlap:
+            raise ValueError("side and overlap are multiples of multiple, and side is more than twice overlap")
+        return self
+
+
 class Conformal(Contract):
     """From which probability on a label belongs to the set that holds the right one with a chosen coverage.
 
@@ -75,6 +94,7 @@ class Manifest(Contract):
     licence: str
     image: ImageInput | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
+    tiling: Tiling | None = None
     conformal: Conformal | None = None
     data: dict[str, str | int] = {}
     metrics: dict[str, float] = {}

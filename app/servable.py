@@ -13,14 +13,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from app.errors import InvalidModel
+from app.errors import InvalidModel, InvalidRequest
 from app.imaging.codec import Decoder, Picture
 from app.manifest import GRAPH, PLAIN, Manifest, manifest_of, read_labels, read_verified
 from app.mending import OwnSessions
 from app.runtime import Device, Session, open_session, outside_files
 from app.runtime.plan import Choices, Plan, Ready, make_ready
 from app.runtime.plan_cache import PlanCache, plan_key
-from app.runtime.probe import noise
+from app.runtime.probe import FREE_SIDE, noise
 from app.runtime.trial import Trial
 from app.runtime.whole import by_rows
 from app.scheduling.batcher import Batcher, Deliver, Drop, Finished, Outcome, Sessions, Ticket
@@ -28,9 +28,9 @@ from app.scheduling.policy import Lane, Limits
 from app.serving import ServingConfig
 from app.signature import check_signature
 from app.tasks import Graph, Prepared, Task, build_task
-from app.tasks.base import JsonObject, TaskOptions
+from app.tasks.base import JsonObject, Parts, TaskOptions
 from app.telemetry.metrics import Metrics
-from app.tensors import Tensors, TensorSpec, from_row, split, stack, to_row
+from app.tensors import Tensors, TensorSpec, from_row, row_shape, split, stack, to_row
 
 INLINE_SIZE = 128 * 128
 """Up to so many pixels, and bytes of a file, work on a picture stays on the event loop: preparing one of this size
@@ -209,7 +209,9 @@ class Servable:
         begun = self.clock()
         prepared = await self._prepare(data, options)
         decoded = self.clock()
-        outputs, queued, ran = await self._infer(prepared.tensors, deadline)
+        outputs, queued, ran = await (
+            self._infer(prepared.tensors, deadline) if prepared.parts is None else self._walk(prepared.parts, deadline)
+        )
         inferred = self.clock()
         finish = self.task.draw if as_picture else self.task.interpret
         size = max(array.size for array in outputs.values())
@@ -218,7 +220,7 @@ class Servable:
         answer = await self.near(size, lambda: finish(outputs, prepared, options))
         timings = Timings(decoded - begun, queued, ran, self.clock() - inferred)
         self.observe(timings)
-        if self.mirror is not None:
+        if self.mirror is not None and prepared.parts is None:
             self.mirror(prepared, options, outputs)
         return Prediction(answer, timings, prepared.picture)
 
@@ -244,8 +246,8 @@ class Servable:
             return None
         options = self.task.settle(options)
         prepared = self.task.prepare(picture, options)
-        rows = len(next(iter(prepared.tensors.values())))
-        if rows > self._max_batch_size:
+        rows = 0 if prepared.parts else len(next(iter(prepared.tensors.values())))
+        if not 0 < rows <= self._max_batch_size:
             return None
         decode = self.clock() - begun
         draw = self.task.draw if as_picture else self.task.interpret
@@ -305,6 +307,10 @@ class Servable:
         """
         options = self.task.Options()
         prepared = await asyncio.gather(*(self._prepare(picture, options) for picture in pictures))
+        if any(one.parts for one in prepared) or len({row_shape(one.tensors) for one in prepared}) > 1:
+            raise InvalidRequest(
+                f"Pictures for this graph are of one size, and small enough for it: send others to /{self.task.kind}."
+            )
         pixels = sum(one.picture.pixels for one in prepared if one.picture is not None)
         return stack([one.tensors for one in prepared]), pixels
 
@@ -374,6 +380,28 @@ class Servable:
         finally:
             self._decoding -= 1
 
+    async def _walk(self, parts: Parts, deadline: float) -> tuple[Tensors, float, float]:
+        """Run rows that are too many to be made at once, a batch here and there; the times of all are added up."""
+        self.jobs.admit(len(parts), deadline)
+        ahead = asyncio.Semaphore(self.running.plan.concurrency + 1)
+        pool, loop = self._pool, asyncio.get_running_loop()
+
+        async def some(start: int) -> tuple[float, float]:
+            async with ahead:
+                stop = min(len(parts), start + self._max_batch_size)
+                rows = await loop.run_in_executor(pool, parts.rows, start, stop)
+                outputs, queued, ran = await self._infer(rows, deadline)
+                await loop.run_in_executor(pool, parts.take, start, outputs)
+                return queued, ran
+
+        tasks = [asyncio.ensure_future(some(start)) for start in range(0, len(parts), self._max_batch_size)]
+        try:
+            times = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:  # where one failed, or the caller left, the others' work is for nothing
+                task.cancel()
+        return parts.outputs(), sum(queued for queued, _ in times), sum(ran for _, ran in times)
+
     async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
         """Run the rows of one call, in several jobs where they are more than a batch; the longest times count."""
         rows = len(next(iter(tensors.values())))
@@ -433,6 +461,11 @@ def build(folder: Path, manifest: Manifest, running: Running, jobs: Jobs, resour
     return Servable(manifest, task, running, jobs, resources)
 
 
+def free_side(manifest: Manifest) -> int:
+    """How long the free axes of a graph are in the largest row that it is given."""
+    return FREE_SIDE if manifest.tiling is None else manifest.tiling.side
+
+
 def read_graph(folder: Path, manifest: Manifest) -> tuple[bytes, dict[str, bytes]]:
     """The graph of a version, and the files beside it that hold its tensors, by name; all are those of the manifest.
 
@@ -469,7 +502,7 @@ def _open(
         session = open_session(graph, resources.device, threads, serving.backend, files)
         return by_rows(session) if plain else session
 
-    ready = make_ready(open_with, choices, resources.cores, plan, finite=not plain)
+    ready = make_ready(open_with, choices, resources.cores, plan, not plain, free_side(manifest))
     if plan is None:
         resources.plans.put(key, ready.plan)
     specs = Graph(ready.crowd.inputs, ready.crowd.outputs)
@@ -498,6 +531,6 @@ def _batcher(
     lane: Lane[Ticket] = Lane(limits, plan.batch_seconds)
     sessions = _shared_out(ready, running, brief)
     metrics = resources.metrics.of(manifest.task, manifest.name, manifest.version)
-    row_bytes = sum(array.nbytes for array in noise(running.inputs, 1).values())  # what `lone_seconds` was measured on
-    rate = plan.lone_seconds / row_bytes
+    measured = noise(running.inputs, 1, free_side(manifest))
+    rate = plan.lone_seconds / sum(array.nbytes for array in measured.values())
     return Batcher(f"{manifest.name}/{manifest.version}", sessions, lane, metrics, resources.clock, rate)

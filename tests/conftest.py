@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.make_models import make_classifier, make_detector, make_generator, make_segmenter
+from tests import make_models
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -22,6 +22,6 @@ def _no_cache() -> Iterator[None]:
 def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a tiny model of each task."""
     root = tmp_path_factory.mktemp("models")
-    for make in (make_classifier, make_segmenter, make_detector, make_generator):
-        make(root)
+    for kind in ("classifier", "segmenter", "detector", "denoiser", "autoencoder", "generator"):
+        getattr(make_models, f"make_{kind}")(root)
     return root

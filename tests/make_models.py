@@ -17,6 +17,7 @@ from app.manifest import (
     LABELS,
     ImageInput,
     Manifest,
+    Tiling,
     digest_files,
     read_manifest,
     write_manifest,
@@ -197,6 +198,33 @@ def make_detector(
     return _write(root, graph, labels, name=name, version=version, task="detect", **{"image": _input(size), **manifest})
 
 
+def make_autoencoder(
+    root: Path, name: str = "tiny-autoencoder", version: int = 1, size: int = 8, **manifest: Any
+) -> Path:
+    """It knows pictures of one grey: every pixel becomes the mean of all numbers; the score is their mean error."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["levels"], ["mean"], axes=[1, 2, 3], keepdims=1),
+        helper.make_node("Sub", ["levels", "mean"], ["apart"]),
+        helper.make_node("Abs", ["apart"], ["errors"]),
+        helper.make_node("ReduceMean", ["errors"], ["score"], axes=[1, 2, 3], keepdims=0),
+        helper.make_node("ReduceMax", ["errors"], ["largest"], axes=[3], keepdims=0),
+        helper.make_node("Round", ["largest"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["error"], to=TensorProto.UINT8),
+        helper.make_node("Sub", ["levels", "apart"], ["alike"]),
+        helper.make_node("Round", ["alike"], ["rounded"]),
+        helper.make_node("Cast", ["rounded"], ["reconstruction"], to=TensorProto.UINT8),
+    ]
+    outputs = {
+        "reconstruction": (TensorProto.UINT8, ["N", size, size, 3]),
+        "error": (TensorProto.UINT8, ["N", size, size]),
+        "score": (TensorProto.FLOAT, ["N"]),
+    }
+    graph = _graph(nodes, _picture(size), outputs, {})
+    facts = {"image": _input(size), **manifest}
+    return _write(root, graph, (), name=name, version=version, task="reconstruct", **facts)
+
+
 def make_generator(
     root: Path,
     name: str = "tiny-generator",
@@ -229,6 +257,42 @@ def make_generator(
     inputs = {"z": (TensorProto.FLOAT, ["N", latent]), "class": (TensorProto.INT64, ["N"])}
     graph = _graph(nodes, inputs, {"image": (TensorProto.UINT8, ["N", size, size, 3])}, constants)
     return _write(root, graph, labels, name=name, version=version, task="generate", **manifest)
+
+
+def make_denoiser(root: Path, name: str = "tiny-denoiser", version: int = 1, side: int = 16, **manifest: Any) -> Path:
+    """Each pixel moves towards the mean of the nine around it (fewer at the border), by strength / 75 of the way."""
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["levels"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["means"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Sub", ["means", "planes"], ["way"]),
+        helper.make_node("Div", ["strength", "strongest"], ["shares"]),
+        helper.make_node("Unsqueeze", ["shares", "sides"], ["share"]),
+        helper.make_node("Mul", ["way", "share"], ["part"]),
+        helper.make_node("Add", ["planes", "part"], ["moved"]),
+        helper.make_node("Round", ["moved"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["bytes"], to=TensorProto.UINT8),
+        helper.make_node("Transpose", ["bytes"], ["enhanced"], perm=[0, 2, 3, 1]),
+    ]
+    inputs = {**_free_picture(), "strength": (TensorProto.FLOAT, ["N"])}
+    constants = {"strongest": np.float32([75]), "sides": np.int64([1, 2, 3])}
+    graph = _graph(nodes, inputs, {"enhanced": (TensorProto.UINT8, ["N", "H", "W", 3])}, constants)
+    tiling = Tiling(side=side, overlap=2, multiple=2)
+    return _write(root, graph, (), name=name, version=version, task="enhance", **{"tiling": tiling, **manifest})
+
+
+def make_upscaler(root: Path, name: str = "tiny-upscaler", version: int = 1, side: int = 16, **manifest: Any) -> Path:
+    """Every pixel becomes four."""
+    asymmetric = {"mode": "nearest", "nearest_mode": "floor", "coordinate_transformation_mode": "asymmetric"}
+    nodes = [
+        helper.make_node("Cast", ["image"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Resize", ["levels", "", "scales"], ["larger"], **asymmetric),
+        helper.make_node("Cast", ["larger"], ["enhanced"], to=TensorProto.UINT8),
+    ]
+    outputs = {"enhanced": (TensorProto.UINT8, ["N", "H2", "W2", 3])}
+    graph = _graph(nodes, _free_picture(), outputs, {"scales": np.float32([1, 2, 2, 1])})
+    tiling = Tiling(side=side, overlap=0, scale=2)
+    return _write(root, graph, (), name=name, version=version, task="enhance", **{"tiling": tiling, **manifest})
 
 
 Side = int | str | None
@@ -294,6 +358,10 @@ def _picture(size: int) -> dict[str, Any]:
     return {"image": (TensorProto.UINT8, ["N", size, size, 3])}
 
 
+def _free_picture() -> dict[str, Any]:
+    return {"image": (TensorProto.UINT8, ["N", "H", "W", 3])}
+
+
 def _input(size: int) -> ImageInput:
     return ImageInput(width=size, height=size)
 
@@ -323,7 +391,8 @@ def _write(root: Path, graph: ModelProto, labels: tuple[str, ...], **manifest: A
     folder = root / manifest["name"] / str(manifest["version"])
     folder.mkdir(parents=True)
     (folder / GRAPH).write_bytes(graph.SerializeToString())
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    if labels:
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (folder / CARD).write_text(f"# {manifest['name']}\n\nArithmetic for tests.\n", encoding="utf-8")
     facts = {
         "description": f"Tells {', '.join(labels[:3])} apart by arithmetic",

@@ -48,7 +48,7 @@ def export(
         RunRefused, BrokenData: the run or the data cannot be used.
     """
     record = run.read()
-    if record["recipe"] != recipe.name:
+    if record["recipe"] not in (recipe.name, recipe.run_of):
         raise ExportRefused(f"{run.folder} is a run of {record['recipe']}, not of {recipe.name}")
     home = models / (name or recipe.name)
     version = number or next_version(home)
@@ -57,7 +57,7 @@ def export(
     content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
     agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
     card = recipe.describe(hyper, data)
-    manifest = _manifest(card, home.name, version, record | {"note": note}, agreed)
+    manifest = _manifest(recipe.name, card, home.name, version, record | {"note": note}, agreed)
     with draft(home, version) as folder:
         (folder / GRAPH).write_bytes(content)
         _fill(recipe, hyper, card, manifest, folder, data)
@@ -77,13 +77,15 @@ def _fill(recipe: Recipe[Any], hyper: Any, card: Card, manifest: Manifest, folde
     complete(folder, scored, card.labels, write_card(card, scored, tuple(extras)))
 
 
-def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parity: dict[str, float]) -> Manifest:
+def _manifest(
+    recipe: str, card: Card, name: str, version: int, record: dict[str, Any], parity: dict[str, float]
+) -> Manifest:
     """Everything but score and digests."""
     training = {
-        "recipe": record["recipe"],
+        "recipe": recipe,
         "command": record["command"],
-        "export": f"imago-train export {record['recipe']} --run runs/{record['recipe']} --data DIR --models models"
-        + ("" if name == record["recipe"] else f" --name {name}"),
+        "export": f"imago-train export {recipe} --run runs/{record['recipe']} --data DIR --models models"
+        + ("" if name == recipe else f" --name {name}"),
         "verify": f"imago-train verify models/{name}/{version} --data DIR",
         "seed": record["hyper"]["seed"],
         "hyper": record["hyper"],
@@ -96,8 +98,8 @@ def _manifest(card: Card, name: str, version: int, record: dict[str, Any], parit
     }
     return Manifest(
         name=name, version=version, task=card.task, description=card.description, licence=card.licence,
-        image=card.image, palette=card.palette, data=dict(card.data), training=training, parity=parity, files={},
-        created=now(),
+        image=card.image, palette=card.palette, tiling=card.tiling, data=dict(card.data), training=training,
+        parity=parity, files={}, created=now(),
     )  # fmt: skip
 
 
@@ -130,7 +132,8 @@ def draft(home: Path, version: int) -> Iterator[Path]:
 
 def complete(folder: Path, manifest: Manifest, labels: tuple[str, ...], card: str) -> None:
     """Add labels, card and, last, the manifest with the digests of all that is in the folder."""
-    (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+    if labels:
+        (folder / LABELS).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     (folder / CARD).write_text(card, encoding="utf-8")
     write_manifest(folder, manifest.model_copy(update={"files": digest_files(folder)}))
 

@@ -2,7 +2,8 @@
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +23,7 @@ _SCORE = 0.05
 def write(graph: Graph, examples: Sequence[Tensor]) -> bytes:
     """The graph as one ONNX file with a free batch axis; `examples` hold at least two rows (one would be baked in)."""
     batch = torch.export.Dim("batch", min=1, max=4096)
+    shapes = [{0: batch} | _free(graph.free_axes.get(name, {})) for name in graph.inputs]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecations inside the exporter, none of them ours to act on
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -32,7 +34,7 @@ def write(graph: Graph, examples: Sequence[Tensor]) -> bytes:
             opset_version=OPSET,
             input_names=list(graph.inputs),
             output_names=list(graph.outputs),
-            dynamic_shapes=tuple({0: batch} for _ in examples),
+            dynamic_shapes=tuple(shapes),
             verbose=False,
         )
     assert program is not None
@@ -40,6 +42,12 @@ def write(graph: Graph, examples: Sequence[Tensor]) -> bytes:
     clean(proto)
     onnx.checker.check_model(proto, full_check=True)
     return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _free(axes: Mapping[int, int]) -> dict[int, Any]:
+    """Axes that may have any length, or any multiple of one."""
+    sizes = {axis: torch.export.Dim(f"size_{axis}", min=4, max=4096) for axis in axes}
+    return {axis: size if axes[axis] == 1 else axes[axis] * size for axis, size in sizes.items()}
 
 
 def clean(proto: onnx.ModelProto) -> None:

@@ -8,7 +8,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor
 
-from app.manifest import Conformal, ImageInput
+from app.manifest import Conformal, ImageInput, Tiling
 from training.data import BrokenData
 from training.data.held_out import Truth
 from training.engine import Hyper, Plan
@@ -33,12 +33,15 @@ class Card:
     limits: str
     image: ImageInput | None = None
     palette: tuple[tuple[int, int, int], ...] | None = None
+    tiling: Tiling | None = None
 
 
 class Recipe(ABC, Generic[H]):
     """One shipped model: its name, its hyper-parameters, and what differs between models."""
 
     name: ClassVar[str]
+    run_of: ClassVar[str] = ""
+    """The recipe whose runs it exports as well as its own."""
     card: ClassVar[Card]
     """What `describe` tells where it does not depend on the data."""
     headline: ClassVar[str]

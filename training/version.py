@@ -3,17 +3,21 @@
 Task, decoder and session are the server's own, so that training and serving cannot disagree about pre-processing.
 """
 
+import base64
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from app.imaging.codec import Decoder
 from app.manifest import GRAPH, Manifest, read_labels, read_manifest, read_verified
 from app.runtime.ort import OrtSession
 from app.tasks import Graph, Prepared, Task, build_task
-from app.tensors import split, stack
+from app.tensors import Tensors, row_shape, split, stack
 
 BATCH = 16
 
@@ -35,12 +39,19 @@ class Version:
             prepared = [self.task.prepare(decoder.open(data), chosen) for data in group]
             yield from self._results(prepared, chosen)
 
+    def pictures(self, files: Iterable[bytes], **options: Any) -> Iterator[NDArray[np.uint8]]:
+        """The picture, uint8 [H,W,3], that is answered to each encoded one, in order."""
+        for answer in self.answers(files, **options):
+            yield Decoder().open(base64.b64decode(answer["image"]["data"])).decode()
+
     def made(self, **options: Any) -> list[dict[str, Any]]:
         """The results of a task that takes no picture."""
         chosen = self.task.Options(**options)
         return self._results([self.task.prepare(None, chosen)], chosen)
 
     def _results(self, prepared: list[Prepared], options: Any) -> list[dict[str, Any]]:
+        if any(one.parts for one in prepared) or len({row_shape(one.tensors) for one in prepared}) > 1:
+            return [result for one in prepared for result in self.task.interpret(self._outputs(one), one, options)]
         outputs = self.session.run(stack([one.tensors for one in prepared]))
         parts = split(outputs, [len(next(iter(one.tensors.values()))) for one in prepared])
         return [
@@ -48,6 +59,15 @@ class Version:
             for one, part in zip(prepared, parts, strict=True)
             for result in self.task.interpret(part, one, options)
         ]
+
+    def _outputs(self, prepared: Prepared) -> Tensors:
+        """What comes out of a call by itself, its rows in batches where they are too many at once."""
+        parts = prepared.parts
+        if parts is None:
+            return self.session.run(prepared.tensors)
+        for start in range(0, len(parts), BATCH):
+            parts.take(start, self.session.run(parts.rows(start, min(len(parts), start + BATCH))))
+        return parts.outputs()
 
 
 def open_version(folder: Path) -> Version:

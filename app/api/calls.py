@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
@@ -14,8 +14,6 @@ from app.manifest import explain, nearest
 from app.serving import ALIAS, Alias
 from app.tasks import TASKS
 from app.tasks.base import TaskOptions
-
-Form = Literal["json", "png"]
 
 _NUMBER = TypeAdapter(int)
 
@@ -84,21 +82,23 @@ def call_of(kind: str, values: Mapping[str, Any]) -> Call:
 
 
 @lru_cache(maxsize=256)
-def accepted_form(accept: bytes) -> Form:
-    """Which of JSON and PNG an `Accept` header prefers (RFC 9110, section 12.5.1); JSON where it does not matter.
+def accepted_form(accept: bytes, forms: tuple[str, ...]) -> str:
+    """Which of `json` and these formats of pictures an `Accept` header prefers (RFC 9110, section 12.5.1); the first
+    where it does not matter, and JSON before all.
 
     Raises:
-        NotAcceptable: it excludes both.
+        NotAcceptable: it excludes all of them.
     """
     ranges: list[tuple[str, float]] = []
     for entry in accept.decode("latin-1").split(",") if accept.strip() else ["*/*"]:
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
         weight = next((_weight(value[2:]) for value in parameters if value.startswith("q=")), 1.0)
         ranges.append((media, weight))
-    json, png = _quality(ranges, "application/json"), _quality(ranges, "image/png")
-    if not (json[0] or png[0]):
-        raise NotAcceptable("Answers are application/json or image/png: accept one of them.")
-    return "png" if png > json else "json"
+    media_types = {"json": "application/json"} | {form: f"image/{form}" for form in forms}
+    wanted = {form: _quality(ranges, media_type) for form, media_type in media_types.items()}
+    if not any(weight for weight, _ in wanted.values()):
+        raise NotAcceptable(f"Answers are {' or '.join(media_types.values())}: accept one of them.")
+    return max(wanted, key=wanted.__getitem__)
 
 
 def timeout_seconds(header: bytes | None, default: float) -> float:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from app.api.calls import Call, accepted_form, call_from_query, call_with_body, timeout_seconds
 from app.api.errors import problem_answer, status_of
 from app.api.middleware import Edge, Record, headers_for, headers_read
-from app.api.task_routes import TaskEndpoint, answer_body, json_body
+from app.api.task_routes import TaskEndpoint, answer_body, json_body, media_type_of
 from app.api.uploads import Upload, options_in, upload_of
 from app.errors import CallerLeft, InternalError, ServiceError
 from app.servable import INLINE_SIZE, Prediction, Servable
@@ -23,7 +23,6 @@ from app.telemetry.logs import request_id
 logger = logging.getLogger("imago.api")
 
 _JSON: Final = {"content-type": "application/json"}
-_PNG: Final = {"content-type": "image/png"}
 _STATUS_LINES: Final = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 
 Headers = Iterable[tuple[bytes, bytes]]
@@ -59,14 +58,14 @@ class FastPath:
         try:
             call = call_from_query(endpoint.task.kind, query)
             servable = endpoint.find(call, record)
-            as_picture = accepted_form(found.get(b"accept", b"")) == "png"
+            form = accepted_form(found.get(b"accept", b""), call.options.forms)
             timeout = timeout_seconds(found.get(b"x-request-timeout-ms"), endpoint.limits.timeout_seconds)
             if access is not None:
                 access.charge(record)
         except ServiceError:
             return None
         deadline = time.monotonic() + timeout
-        return Exchange(self._edge, endpoint, query, servable, call, deadline, as_picture, record)
+        return Exchange(self._edge, endpoint, query, servable, call, deadline, form, record)
 
     def refusal(self, error: ServiceError) -> tuple[bytes, bytes]:
         """The answer to what could not be read as a request, counted and logged as if it were one: its first line, and
@@ -106,7 +105,7 @@ class Exchange:
 
     def __init__(
         self, edge: Edge, endpoint: TaskEndpoint, query: bytes, servable: Servable, call: Call, deadline: float,
-        as_picture: bool, record: Record,
+        form: str, record: Record,
     ) -> None:  # fmt: skip
         self._edge = edge
         self._endpoint = endpoint
@@ -114,7 +113,7 @@ class Exchange:
         self._servable = servable
         self._call = call
         self._deadline = deadline
-        self._as_picture = as_picture
+        self._form = form
         self._record = record
         self._begun = edge.clock()
         self._drop: Callable[[], object] | None = None
@@ -148,12 +147,14 @@ class Exchange:
         images asked for are more than a batch."""
         picture = pictures[0] if pictures else None
         if len(pictures) <= 1 and not isinstance(picture, ServiceError):
-            options = self._call.options
-            drop = self._servable.begin(picture, options, self._deadline, deliver, self._as_picture)
+            options, as_picture = self._call.options, self._form != "json"
+            if as_picture:
+                options = options.drawn_as(self._form)
+            drop = self._servable.begin(picture, options, self._deadline, deliver, as_picture)
             if drop is not None:
                 return drop
         servable = self._servable
-        answering = answer_body(servable, self._call, pictures, self._deadline, self._as_picture, self._record)
+        answering = answer_body(servable, self._call, pictures, self._deadline, self._form, self._record)
         task = asyncio.get_running_loop().create_task(_delivered(answering, deliver))
         servable.hold()  # until the task has begun, which holds it, too
         task.add_done_callback(lambda _: servable.free())
@@ -204,7 +205,7 @@ class Exchange:
             self._record.note(outcome)
             answer = outcome.answer
             body = answer if isinstance(answer, bytes) else json_body(self._servable, answer)
-        return 200, _PNG if self._as_picture else _JSON, body
+        return 200, _JSON if self._form == "json" else {"content-type": media_type_of(self._form)}, body
 
     def _known(self, error: Exception) -> ServiceError:
         if isinstance(error, ServiceError):

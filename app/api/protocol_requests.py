@@ -47,7 +47,7 @@ class Signature:
             inputs,
             {spec.name: spec for spec in servable.graph.outputs},
             labels_by_output(servable),
-            next(iter(inputs)) if isinstance(task, PictureTask) else None,
+            "image" if isinstance(task, PictureTask) else None,
             max(most_pictures, running.max_batch_size),
             task.whole,
         )
@@ -123,6 +123,10 @@ def check_together(headers: Sequence[Header], signature: Signature) -> None:
     names = {header.name for header in headers}
     if len(names) < len(headers):
         raise InvalidRequest("An input came twice.")
+    if any(header.datatype == BYTES and header.name == signature.pictures for header in headers):
+        if len(headers) > 1:
+            raise InvalidRequest(f"All inputs are made from the encoded pictures: send {signature.pictures!r} alone.")
+        return
     if missing := [name for name in signature.inputs if name not in names]:
         raise InvalidRequest(f"Input {missing[0]!r} is missing.")
     if not signature.whole and len({header.shape[0] for header in headers}) > 1:

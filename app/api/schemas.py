@@ -142,7 +142,7 @@ def task_operation(task: type[Task[Any]]) -> dict[str, Any]:
     return {
         "parameters": [*query, TIMEOUT],
         "requestBody": _picture_body(options) if issubclass(task, PictureTask) else _options_body(task),
-        "responses": {"200": {"content": {"image/png": BINARY}}},
+        "responses": {"200": {"content": {f"image/{form}": BINARY for form in task.Options().forms}}},
     }
 
 

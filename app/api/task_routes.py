@@ -19,7 +19,7 @@ from app.api.schemas import answer_model, task_operation
 from app.api.uploads import Upload, read_options, read_upload
 from app.errors import CallerLeft, NotAcceptable, NotReady, RouteNotFound, ServiceError
 from app.repository.registry import Registry
-from app.servable import Prediction, Servable
+from app.servable import INLINE_SIZE, Prediction, Servable
 from app.tasks import TASKS, Task
 from app.tasks.base import PictureTask
 
@@ -81,7 +81,7 @@ class TaskEndpoint:
         call = call_from_query(self._kind, query)
         servable = self.find(call, record)
         headers = record.headers
-        as_picture = accepted_form(headers.get(b"accept", b"")) == "png"
+        form = accepted_form(headers.get(b"accept", b""), call.options.forms)
         timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self.limits.timeout_seconds)
         deadline = time.monotonic() + timeout
         servable.admit(deadline)
@@ -93,10 +93,11 @@ class TaskEndpoint:
             call = call_with_body(self._kind, query, upload.options)
         if upload.options or servable.retired:  # another version took over while the body came
             servable = self.find(call, record)
-        answering = answer_body(servable, call, upload.pictures, deadline, as_picture, record)
+        answering = answer_body(servable, call, upload.pictures, deadline, form, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
-        body = await (answering if servable.inline else unless_caller_leaves(receive, answering))
-        media_type = b"image/png" if as_picture else b"application/json"
+        deaf = servable.inline and all(map(_is_small, upload.pictures))
+        body = await (answering if deaf else unless_caller_leaves(receive, answering))
+        media_type = media_type_of(form).encode()
         length = b"%d" % len(body)
         answer_headers = [(b"content-type", media_type), (b"content-length", length)]
         await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
@@ -104,14 +105,22 @@ class TaskEndpoint:
 
     def find(self, call: Call, record: Record) -> Servable:
         """Who answers a call, noted in the record; raises as `Registry.get`."""
-        check_sees(record, self._registry, self._kind, call.model, call.version)
+        name = call.model
+        if name is None and call.options.variant:
+            name = self._registry.able(self._kind, call.options.variant)
+        check_sees(record, self._registry, self._kind, name, call.version)
         try:
-            servable = self._registry.get(self._kind, call.model, call.version, record)
+            servable = self._registry.get(self._kind, name, call.version, record)
         except NotReady:
-            record.model = call.model or ""  # a known name: the metrics and alerts say which model cannot answer
+            record.model = name or ""  # a known name: the metrics and alerts say which model cannot answer
             raise
         record.model, record.version = servable.manifest.name, servable.manifest.version
         return servable
+
+
+def _is_small(picture: bytes | ServiceError) -> bool:
+    """Whether it is decoded on the event loop's thread, if at all."""
+    return isinstance(picture, ServiceError) or len(picture) <= INLINE_SIZE
 
 
 async def elsewhere() -> None:
@@ -124,13 +133,13 @@ async def answer_body(
     call: Call,
     pictures: Sequence[bytes | ServiceError],
     deadline: float,
-    as_picture: bool,
+    form: str,
     record: Record,
 ) -> bytes:
     """Predict for one picture, for several side by side, or for none where the task takes none: the answer's body."""
     servable.hold()
     try:
-        return await _answer_body(servable, call, pictures, deadline, as_picture, record)
+        return await _answer_body(servable, call, pictures, deadline, form, record)
     finally:
         servable.free()
 
@@ -140,16 +149,18 @@ async def _answer_body(
     call: Call,
     pictures: Sequence[bytes | ServiceError],
     deadline: float,
-    as_picture: bool,
+    form: str,
     record: Record,
 ) -> bytes:
+    as_picture = form != "json"
     if as_picture and len(pictures) > 1:
-        raise NotAcceptable("An image/png answer holds one picture: send one, or accept application/json.")
+        raise NotAcceptable(f"An {media_type_of(form)} answer holds one picture: send one, or accept application/json.")
+    options = call.options.drawn_as(form) if as_picture else call.options
 
     async def predict(source: bytes | ServiceError | None) -> Prediction:
         if isinstance(source, ServiceError):
             raise source
-        return await servable.predict(source, call.options, deadline, as_picture)
+        return await servable.predict(source, options, deadline, as_picture)
 
     if len(pictures) <= 1:
         prediction = await predict(pictures[0] if pictures else None)
@@ -167,6 +178,11 @@ def _items(outcome: Prediction | BaseException, record: Record) -> list[dict[str
     if isinstance(outcome, ServiceError):
         return [{"error": problem(outcome, record.id)}]
     raise outcome if isinstance(outcome, BaseException) else TypeError(outcome)
+
+
+def media_type_of(form: str) -> str:
+    """The media type of an answer."""
+    return "application/json" if form == "json" else f"image/{form}"
 
 
 def json_body(servable: Servable, results: list[dict[str, Any]]) -> bytes:

@@ -82,8 +82,9 @@ class AsyncClient:
         return answer_of(response, shape, len(pictures))
 
     async def draw(self, task: Question[Any] | str, *pictures: Picture, **chosen: Unpack[Choices]) -> bytes:
-        """The answer as one PNG, for one picture or a task that takes none; arguments and errors as of `ask`."""
-        call = call_of(task if isinstance(task, str) else task.kind, pictures, chosen, "image/png")
+        """The answer as one picture, a PNG or what the option `encoding` names, for one picture or a task that takes
+        none; arguments and errors as of `ask`."""
+        call = call_of(task if isinstance(task, str) else task.kind, pictures, chosen, "image/*")
         return (await self.send(partial(call.request, self._http), chosen.get("timeout"))).content
 
     async def send(self, build: Build, within: float | None = None, repeatable: bool = True) -> httpx.Response:

@@ -50,8 +50,8 @@ def save_images(result: JsonObject, folder: Path) -> None:
     """Write the pictures that a result holds, named by its numbers and words: `7-0-ship.png`."""
     name = "-".join(_safe(value) for value in result.values() if isinstance(value, int | str))
     for value in result.values():
-        if isinstance(value, dict) and value.get("encoding") == "png":
-            (folder / f"{name}.png").write_bytes(base64.b64decode(value["data"]))
+        if isinstance(value, dict) and isinstance(value.get("data"), str):
+            (folder / f"{name}.{value['encoding']}").write_bytes(base64.b64decode(value["data"]))
 
 
 def _safe(value: int | str) -> str:

@@ -98,7 +98,7 @@ def _verb(task: type[Task[Any]], console: Console) -> Callable[..., None]:
 def _parameters(task: type[Task[Any]]) -> list[inspect.Parameter]:
     files = typer.Argument(help="Pictures.", metavar="FILE...")
     as_json = typer.Option("--json", help="Print each result as a line of JSON.")
-    save = typer.Option(help="Folder for what is drawn: a PNG for each picture.", metavar="DIR", file_okay=False)
+    save = typer.Option(help="Folder for what is drawn: a file for each picture.", metavar="DIR", file_okay=False)
     keyword = inspect.Parameter.KEYWORD_ONLY
     takes = issubclass(task, PictureTask)
     return [
@@ -125,16 +125,17 @@ async def _ask_all(
         asking = _Asking(client, task, chosen, save)
         if files is None:
             return await asking.about(None, None)
-        drawings = [None] * len(files) if save is None else _drawings(files, save)
+        form = task.Options.model_validate(chosen.get("options", {})).forms[0]
+        drawings = [None] * len(files) if save is None else _drawings(files, save, form)
         each = [in_turn(asking.about(file, drawing)) for file, drawing in zip(files, drawings, strict=True)]
         return [record for records in await asyncio.gather(*each) for record in records]
 
 
-def _drawings(files: Sequence[Path], folder: Path) -> list[Path]:
-    """A PNG for each file in one folder; those of equal names are numbered."""
+def _drawings(files: Sequence[Path], folder: Path, form: str) -> list[Path]:
+    """A picture for each file in one folder; those of equal names are numbered."""
     seen: dict[str, int] = {}
     found = []
     for file in files:
         count = seen[file.stem] = seen.get(file.stem, 0) + 1
-        found.append(folder / (f"{file.stem}.png" if count == 1 else f"{file.stem}-{count}.png"))
+        found.append(folder / (f"{file.stem}.{form}" if count == 1 else f"{file.stem}-{count}.{form}"))
     return found

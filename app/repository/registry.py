@@ -248,6 +248,17 @@ class Registry:
         """The servable that answers a task where a request names no model."""
         return self._serving.get((kind, None, None))
 
+    def able(self, kind: str, variant: str) -> str | None:
+        """The first model of a task that is able to something beside it: by default the task's default model. None
+        where none is, which the default then says."""
+        first = self.default(kind)
+        names = [] if first is None else [first.manifest.name]
+        for name in (*names, *self.names()):
+            found = self._serving.get((kind, name, None))
+            if found is not None and found.task.variant == variant:
+                return name
+        return None
+
     def describe(self, name: str) -> list[Entry]:
         """The versions of one model as they are shown, newest first. Raises `ModelNotFound`."""
         shown = self._entries.shown(name)

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 from app.errors import OutOfMemory
 from app.runtime.base import Session
-from app.runtime.probe import check, noise, seconds_per_batch
+from app.runtime.probe import FREE_SIDE, check, noise, seconds_per_batch
 from app.tensors import Tensors
 
 _ROUNDS = 5
@@ -60,14 +60,17 @@ class Times:
     """One batch while all callers run, by rows. Hopeless ways and sizes were not timed to the end."""
 
 
-def measure(sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Sequence[int]) -> Times:
-    """Time the sessions, given by their threads; the first of the sizes is 1, the others are tried while they pay.
+def measure(
+    sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Sequence[int], side: int = FREE_SIDE
+) -> Times:
+    """Time the sessions, given by their threads; the first of the sizes is 1, the others are tried while they pay. Free
+    axes are `side` long.
 
     Raises:
         InvalidModel: a session fails, or its answers cannot be served; see `app.runtime.probe.check`.
         SessionFault: it has no memory for one row, or lost its device.
     """
-    timer = _Timer(sessions)
+    timer = _Timer(sessions, side)
     lone = {threads: Split(threads, 1) for threads in sessions}
     load = {split: timer.best[split] for split in splits}
     begun = time.perf_counter()
@@ -92,9 +95,9 @@ def measure(sessions: Mapping[int, Session], splits: Sequence[Split], sizes: Seq
     return Times({threads: timer.best[split][1] for threads, split in lone.items()}, load)
 
 
-def time_batch(sessions: Mapping[int, Session], split: Split, rows: int) -> float:
+def time_batch(sessions: Mapping[int, Session], split: Split, rows: int, side: int = FREE_SIDE) -> float:
     """The seconds of one batch of so many rows; raises as `measure`."""
-    timer = _Timer(sessions)
+    timer = _Timer(sessions, side)
     for _ in range(_LEAST_ROUNDS):
         timer.time(split, rows)
     return timer.best[split][rows]
@@ -118,8 +121,8 @@ def _hopeful(load: Mapping[Split, Mapping[int, float]], rows: int) -> list[Split
 class _Timer:
     """Times batches, and keeps the quickest time of each."""
 
-    def __init__(self, sessions: Mapping[int, Session]) -> None:
-        self._sessions = sessions
+    def __init__(self, sessions: Mapping[int, Session], side: int) -> None:
+        self._sessions, self._side = sessions, side
         self._batches: dict[int, Tensors] = {}
         self.best: defaultdict[Split, dict[int, float]] = defaultdict(dict)
 
@@ -127,7 +130,7 @@ class _Timer:
         session, best = self._sessions[split.threads], self.best[split]
         batch = self._batches.get(rows)
         if batch is None:
-            batch = self._batches[rows] = noise(session.inputs, rows)
+            batch = self._batches[rows] = noise(session.inputs, rows, self._side)
         if rows not in best:
             check(session, batch, finite=False)  # whether answers have to be, the warm-up looks
         spent = seconds_per_batch(session, batch, split.threads, split.callers)

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from app.errors import InvalidModel, SessionFault
 from app.runtime.base import Device, Session
 from app.runtime.measure import Split, Times, measure, time_batch
-from app.runtime.probe import at_once, check, noise
+from app.runtime.probe import FREE_SIDE, at_once, check, noise
+from app.tensors import Tensors
 
 _LARGEST: Mapping[Device, int] = {"cpu": 16, "cuda": 64}
 """The largest batch that is tried where the operator names none."""
@@ -77,7 +78,12 @@ class Ready:
 
 
 def make_ready(
-    open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None = None, finite: bool = True
+    open_with: Callable[[int], Session],
+    choices: Choices,
+    cores: int,
+    known: Plan | None = None,
+    finite: bool = True,
+    side: int = FREE_SIDE,
 ) -> Ready:
     """Measure what runs best on so many cores, and open it; a known plan is opened without measuring.
 
@@ -87,32 +93,33 @@ def make_ready(
         cores: the cores that this process may use.
         known: the plan of an earlier start.
         finite: whether answers have to be finite numbers.
+        side: how long the graph's free axes are where it has any.
 
     Raises:
         InvalidModel: the graph fails on noise, or an answer has not as many rows as were sent, or is not finite.
         ImagoError: as `open_with` does.
     """
     try:
-        return _made_ready(open_with, choices, cores, known, finite)
+        return _made_ready(open_with, choices, cores, known, finite, side)
     except SessionFault as fault:
         raise InvalidModel(f"The graph fails on noise: {str(fault)[:300]}") from fault
 
 
 def _made_ready(
-    open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None, finite: bool
+    open_with: Callable[[int], Session], choices: Choices, cores: int, known: Plan | None, finite: bool, side: int
 ) -> Ready:
-    plan = known or _measured(open_with, choices, cores)
+    plan = known or _measured(open_with, choices, cores, side)
     with ExitStack() as failing:
         crowd = _opened(open_with, plan.threads, failing)
         lone = crowd if plan.lone_threads == plan.threads else _opened(open_with, plan.lone_threads, failing)
-        _warm(lone, 1, 1, finite)
+        _warm(lone, noise(lone.inputs, 1, side), 1, finite)
         for rows in _warm_sizes(crowd.device, plan.max_batch_size):
-            _warm(crowd, rows, plan.concurrency, finite)
+            _warm(crowd, noise(crowd.inputs, rows, side), plan.concurrency, finite)
         failing.pop_all()
     return Ready(plan, lone, crowd, finite)
 
 
-def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int) -> Plan:
+def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int, side: int) -> Plan:
     """The plan for sessions that are opened for measuring only: theirs is the memory of every batch size tried."""
     with _ONE_AT_A_TIME, ExitStack() as measuring:
         first = _opened(open_with, choices.threads or 1, measuring)
@@ -125,12 +132,12 @@ def _measured(open_with: Callable[[int], Session], choices: Choices, cores: int)
             for threads in sessions
             for callers in _callers(threads, choices.concurrency, first.device, cores)
         ]
-        times = measure(sessions, splits, [1 << power for power in range(limit.bit_length())])
+        times = measure(sessions, splits, [1 << power for power in range(limit.bit_length())], side)
         lone_threads, split = share_cores(times)
         seconds = dict(times.load[split])
         rows = limit if choices.max_batch_size else best_rows(seconds)
         if rows not in seconds:
-            seconds |= {rows: time_batch(sessions, split, rows)}
+            seconds |= {rows: time_batch(sessions, split, rows, side)}
     timed = {count: spent for count, spent in seconds.items() if count <= rows}
     return Plan(lone_threads, split.threads, split.callers, rows, times.lone[lone_threads], timed)
 
@@ -185,8 +192,7 @@ def _warm_sizes(device: Device, limit: int) -> list[int]:
     return sorted({*powers, limit})
 
 
-def _warm(session: Session, rows: int, callers: int, finite: bool) -> None:
-    batch = noise(session.inputs, rows)
+def _warm(session: Session, batch: Tensors, callers: int, finite: bool) -> None:
     at_once(callers, lambda: check(session, batch, finite))
 
 

@@ -20,12 +20,17 @@ _MOSTLY_WAITING = 4
 Result = TypeVar("Result")
 
 
-def noise(specs: Sequence[TensorSpec], rows: int) -> Tensors:
-    """Rows that any graph takes: bytes for pictures, normal floats for latents, zeros for indices; always the same."""
+FREE_SIDE = 64
+"""What a free axis is taken for where nothing says how long it will be."""
+
+
+def noise(specs: Sequence[TensorSpec], rows: int, side: int = FREE_SIDE) -> Tensors:
+    """Rows that any graph takes: bytes for pictures, normal floats for latents, zeros for indices; always the same.
+    Free axes are `side` long."""
     random = np.random.default_rng(0)
     batch: dict[str, Tensor] = {}
     for spec in specs:
-        shape = (rows, *(64 if size is None else size for size in spec.shape[1:]))
+        shape = (rows, *(side if size is None else size for size in spec.shape[1:]))
         if spec.dtype == np.uint8:
             batch[spec.name] = random.integers(0, 256, shape, dtype=np.uint8)
         elif spec.dtype.kind == "f":

@@ -8,13 +8,17 @@ from app.manifest import Manifest
 from app.tasks.base import Graph, Prepared, Task
 from app.tasks.classify import Classify
 from app.tasks.detect import Detect
+from app.tasks.enhance import Enhance
 from app.tasks.generate import Generate
 from app.tasks.plain import Plain
+from app.tasks.reconstruct import Reconstruct
 from app.tasks.segment import Segment
 
 __all__ = ["TASKS", "Graph", "Prepared", "Task", "build_task"]
 
-TASKS: Mapping[str, type[Task[Any]]] = {task.kind: task for task in (Classify, Segment, Detect, Generate)}
+TASKS: Mapping[str, type[Task[Any]]] = {
+    task.kind: task for task in (Classify, Segment, Detect, Enhance, Reconstruct, Generate)
+}
 
 
 def build_task(manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> Task[Any]:

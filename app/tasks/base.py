@@ -7,16 +7,17 @@ import base64
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.errors import EmptyBody, InvalidModel
-from app.imaging.codec import Picture
-from app.imaging.geometry import fit
-from app.imaging.paint import default_palette
+from app.imaging.codec import Picture, encode_png
+from app.imaging.geometry import Box, fit, visible_box
+from app.imaging.paint import default_palette, heat_overlay
 from app.manifest import Manifest
+from app.tasks.occlusion import GRID, Cell, Occlusion
 from app.tensors import Tensors, TensorSpec
 
 JsonObject = dict[str, Any]
@@ -28,11 +29,25 @@ class TaskOptions(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
 
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Formats in which the answer can be drawn, the one asked for first."""
+        return ("png",)
+
+    def drawn_as(self, form: str) -> Self:
+        """The same for an answer in one of these formats."""
+        return self
+
+    @property
+    def variant(self) -> str:
+        """What a model must be able to, beside its task, to answer this where none is named; empty where all are."""
+        return ""
+
 
 class EncodedImage(BaseModel):
     """A picture inside a JSON answer."""
 
-    encoding: str = Field(description="`png`")
+    encoding: str = Field(description="`png`; of `/enhance` also `jpeg` or `webp`.")
     width: int
     height: int
     data: str = Field(description="Base64 (RFC 4648, section 4) of the encoded picture.")
@@ -47,6 +62,24 @@ class Prepared:
 
     tensors: Tensors
     picture: Picture | None = None
+    parts: "Parts | None" = None
+    """Where there are too many rows to be made at once; `tensors` is empty then."""
+
+
+class Parts(Protocol):
+    """The rows of one call, made as they are run; what is kept of their outputs is up to the task."""
+
+    def __len__(self) -> int:
+        """How many rows there are."""
+
+    def rows(self, start: int, stop: int) -> Tensors:
+        """Make some of them."""
+
+    def take(self, start: int, outputs: Tensors) -> None:
+        """Keep what is needed of the outputs of the rows from `start` on; in any order, from several threads."""
+
+    def outputs(self) -> Tensors:
+        """What `interpret` and `draw` are given when all rows were taken."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +106,18 @@ class Task(ABC, Generic[OptionsT]):
     inputs: ClassVar[Mapping[str, str]]
     outputs: ClassVar[Mapping[str, str]]
     """Names that the graph must have, with dtype and axes of each: `float32 [N,C]`."""
+    optional_inputs: ClassVar[Mapping[str, str]] = {}
     optional_outputs: ClassVar[Mapping[str, str]] = {}
     """Names that it may have besides; what needs one of them is refused by models without it."""
     whole: bool = False
     """Whether its graph knows no rows: callers who speak tensors leave the first axis out, which is 1."""
+    labelled: ClassVar[bool] = True
+    """Whether answers speak of labels."""
+    variant: str = ""
+    """What this model is able to beside its task, as options ask for it."""
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
-        if not labels:
+        if self.labelled and not labels:
             raise InvalidModel(f"A {self.kind} model needs labels.txt, one label a line.")
         self.labels = labels
         self._check(graph)
@@ -88,9 +126,9 @@ class Task(ABC, Generic[OptionsT]):
         for side, wanted, found in (("input", self.inputs, graph.inputs), ("output", self.outputs, graph.outputs)):
             have = {spec.name: spec for spec in found}
             missing = wanted.keys() - have.keys()
-            rules = {**wanted, **self.optional_outputs} if side == "output" else wanted
+            rules = {**wanted, **(self.optional_outputs if side == "output" else self.optional_inputs)}
             wrong = [name for name, rule in rules.items() if name in have and not _obeys(have[name], rule)]
-            if missing or wrong or (side == "input" and len(have) != len(wanted)):
+            if missing or wrong or (side == "input" and have.keys() - rules.keys()):
                 shown = ", ".join(f"{name}: {rule}" for name, rule in wanted.items())
                 more = "".join(f" and perhaps {name}: {rule}" for name, rule in rules.items() if name not in wanted)
                 seen = ", ".join(map(str, found)) or "none"
@@ -133,9 +171,29 @@ class Task(ABC, Generic[OptionsT]):
 
 
 class PictureTask(Task[OptionsT]):
-    """A task that answers one question about one picture: one row in, one result out."""
+    """A task that answers one question about one picture."""
 
     inputs: ClassVar[Mapping[str, str]] = {"image": "uint8 [N,H,W,C]"}
+
+
+class ExplainedOptions(TaskOptions):
+    """Options of a task whose answers can be explained from outside."""
+
+    explain: bool = Field(
+        False,
+        description=f"Add a heat map of what the answer depends on: the model is asked {1 + GRID**2} times, each time "
+        "with another part of the picture hidden, so it costs as much.",
+    )
+
+
+class HeatMap(EncodedImage):
+    """Grey PNG, 0 to 255: the brighter, the more the answer rests on that part."""
+
+    box: tuple[int, int, int, int] = Field(description="Part of the picture that it covers: left, top, right, bottom.")
+
+
+class FittedTask(PictureTask[OptionsT]):
+    """A task whose graph sees the picture in one size: one row in, one result out."""
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
@@ -153,7 +211,33 @@ class PictureTask(Task[OptionsT]):
         """Decode and fit the picture: `image` uint8 [1, height, width, channels]."""
         if picture is None:
             raise EmptyBody
-        return Prepared({"image": fit(picture, self.image_input)[np.newaxis]}, picture)
+        image = fit(picture, self.image_input)
+        if isinstance(options, ExplainedOptions) and options.explain:
+            return Prepared({}, picture, Occlusion(image, self.evidence))
+        return Prepared({"image": image[np.newaxis]}, picture)
+
+    def evidence(self, outputs: Tensors, whole: Tensors, hidden: Cell) -> float:
+        """What is left of an answer, `app.tasks.occlusion.Evidence`; for tasks with `ExplainedOptions`."""
+        raise NotImplementedError
+
+    def heatmap(self, prepared: Prepared) -> JsonObject:
+        """A `HeatMap` as a plain dictionary, or None, where that was not asked for, under its name."""
+        if not isinstance(prepared.parts, Occlusion) or prepared.picture is None:
+            return {}
+        heat = prepared.parts.heat()
+        picture, box = encoded(encode_png(heat), heat.shape[1], heat.shape[0]), self.seen(prepared.picture)
+        return {"heatmap": {**picture, "box": list(box)}}
+
+    def draw_heat(self, prepared: Prepared) -> bytes | None:
+        """The picture, in its own size, with its heat map over it; None where that was not asked for."""
+        picture, parts = prepared.picture, prepared.parts
+        if not isinstance(parts, Occlusion) or picture is None:
+            return None
+        return encode_png(heat_overlay(picture.decode(), parts.heat(), self.seen(picture)))
+
+    def seen(self, picture: Picture) -> Box:
+        """The part of a picture that the graph sees."""
+        return visible_box(picture.width, picture.height, self.image_input)
 
 
 def _obeys(spec: TensorSpec, rule: str) -> bool:
@@ -174,6 +258,6 @@ def colours(manifest: Manifest, labels: tuple[str, ...]) -> tuple[tuple[int, int
     return chosen + tuple(default_palette(256))[len(chosen) :]
 
 
-def encoded(png: bytes, width: int, height: int) -> JsonObject:
+def encoded(data: bytes, width: int, height: int, encoding: str = "png") -> JsonObject:
     """An `EncodedImage` as a plain dictionary."""
-    return {"encoding": "png", "width": width, "height": height, "data": base64.b64encode(png).decode("ascii")}
+    return {"encoding": encoding, "width": width, "height": height, "data": base64.b64encode(data).decode("ascii")}

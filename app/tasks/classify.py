@@ -8,10 +8,9 @@ from pydantic import BaseModel, Field
 
 from app.errors import InvalidModel, InvalidOption, NotAcceptable
 from app.imaging.codec import Picture, encode_png
-from app.imaging.geometry import visible_box
 from app.imaging.paint import heat_overlay
-from app.manifest import ImageInput, Manifest
-from app.tasks.base import EncodedImage, Graph, JsonObject, PictureTask, Prepared, Task, TaskOptions, encoded
+from app.manifest import Manifest
+from app.tasks.base import FittedTask, Graph, HeatMap, JsonObject, Prepared, Task, TaskOptions, encoded
 from app.tensors import Tensor, Tensors
 
 _FEW = 64
@@ -40,12 +39,6 @@ class LabelScore(BaseModel):
     probability: float | None = Field(description="Null where what the model gave is no number (JSON has no NaN).")
 
 
-class HeatMap(EncodedImage):
-    """Grey PNG, 0 to 255, of the evidence for the best label (class activation map, Zhou et al. 2016)."""
-
-    box: tuple[int, int, int, int] = Field(description="Part of the picture that it covers: left, top, right, bottom.")
-
-
 class LabelSet(BaseModel):
     """Labels that may be right, best first; the more there are, the less the model knows."""
 
@@ -64,7 +57,7 @@ class Classification(BaseModel):
     heatmap: HeatMap | None = None
 
 
-class Classify(PictureTask[ClassifyOptions]):
+class Classify(FittedTask[ClassifyOptions]):
     """Graph: `image` -> `probabilities` [N, C]; perhaps `cam` [N, h, w] in 0..1 for the top class, and `energy` [N]."""
 
     kind = "classify"
@@ -102,7 +95,7 @@ class Classify(PictureTask[ClassifyOptions]):
             result["set"] = {"coverage": options.coverage, "labels": self._scores(_best(probabilities, held))}
         if options.explain and prepared.picture is not None:
             heat = _heat(outputs["cam"])
-            box = _box(prepared.picture, self.image_input)
+            box = self.seen(prepared.picture)
             result["heatmap"] = {**encoded(encode_png(heat), heat.shape[1], heat.shape[0]), "box": list(box)}
         return [result]
 
@@ -142,8 +135,7 @@ class Classify(PictureTask[ClassifyOptions]):
             raise NotAcceptable("This model has no heat maps to draw (its graph has no output 'cam'): accept JSON.")
         if prepared.picture is None:
             raise TypeError("a heat map is drawn over a picture")
-        box = _box(prepared.picture, self.image_input)
-        return encode_png(heat_overlay(prepared.picture.decode(), _heat(outputs["cam"]), box))
+        return encode_png(heat_overlay(prepared.picture.decode(), _heat(outputs["cam"]), self.seen(prepared.picture)))
 
 
 def _best(probabilities: Tensor, count: int) -> list[tuple[int, float]]:
@@ -160,7 +152,3 @@ def _best(probabilities: Tensor, count: int) -> list[tuple[int, float]]:
 def _heat(cam: Tensor) -> np.ndarray[tuple[int, int], np.dtype[np.uint8]]:
     heat = np.nan_to_num(cam[0].astype(np.float32))
     return np.asarray(np.clip(heat, 0, 1) * 255 + 0.5).astype(np.uint8)
-
-
-def _box(picture: Picture, want: ImageInput) -> tuple[int, int, int, int]:
-    return visible_box(picture.width, picture.height, want)

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from app.errors import InvalidModel
@@ -12,7 +13,8 @@ from app.imaging.codec import encode_png
 from app.imaging.geometry import boxes_in_picture
 from app.imaging.paint import Boxed, box_overlay
 from app.manifest import Manifest
-from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, Task, TaskOptions, colours
+from app.tasks.base import ExplainedOptions, FittedTask, Graph, HeatMap, JsonObject, Prepared, Task, colours
+from app.tasks.occlusion import Cell
 from app.tensors import Tensors
 
 _COLUMNS = 6
@@ -21,7 +23,7 @@ _SAME = 0.5
 """Score and intersection over union from which on two objects are compared, and are the same."""
 
 
-class DetectOptions(TaskOptions):
+class DetectOptions(ExplainedOptions):
     """Options of `/detect`."""
 
     threshold: float = Field(_SURE, ge=0, le=1, description="Least score of an object that is answered.")
@@ -45,6 +47,7 @@ class Detection(BaseModel):
     width: int
     height: int
     objects: list[DetectedObject]
+    heatmap: HeatMap | None = None
 
 
 class Found(NamedTuple):
@@ -65,7 +68,7 @@ class Named(NamedTuple):
     bottom: float
 
 
-class Detect(PictureTask[DetectOptions]):
+class Detect(FittedTask[DetectOptions]):
     """Graph: `image` -> `boxes` [N, K, 6]: left, top, right, bottom, score, class; K is fixed.
 
     Edges are pixels of the graph's input, counted from its left upper corner, and may lie beyond it. Scores are 0 to 1;
@@ -97,10 +100,12 @@ class Detect(PictureTask[DetectOptions]):
             }
             for one in self._found(outputs, prepared, options)
         ]
-        return [{"width": width, "height": height, "objects": objects}]
+        return [{"width": width, "height": height, "objects": objects, **self.heatmap(prepared)}]
 
     def draw(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> bytes:
-        """The picture with a box around each object, its label and its score."""
+        """The picture with a box around each object, its label and its score, or with what the best one rests on."""
+        if (explained := self.draw_heat(prepared)) is not None:
+            return explained
         if prepared.picture is None:
             raise TypeError("boxes are drawn over a picture")
         boxed = [
@@ -131,6 +136,14 @@ class Detect(PictureTask[DetectOptions]):
             found += [Named((place, self._label(int(one[5]))), *(one[:4] / size).tolist()) for one in best]
         return found
 
+    def evidence(self, outputs: Tensors, whole: Tensors, hidden: Cell) -> float:
+        """What is left of the score of the best object: that of the best of its label that covers half of both."""
+        boxes = whole["boxes"][0]
+        best = boxes[boxes[:, 4].argmax()] if len(boxes) else np.zeros(_COLUMNS)
+        same = [row for row in outputs["boxes"][0] if row[5] == best[5]]
+        rivals = [row for row in same if _overlap(_named(row), _named(best)) >= _SAME]
+        return float(max((row[4] for row in rivals), default=0.0) / best[4]) if best[4] > 0 else 1.0
+
     def _found(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> list[Found]:
         """Objects best first; rows that are none, lie outside of the picture or are not numbers are left out."""
         rows = outputs["boxes"][0].astype(np.float64)
@@ -144,6 +157,12 @@ class Detect(PictureTask[DetectOptions]):
     def _size(self, prepared: Prepared) -> tuple[int, int]:
         picture = prepared.picture
         return (self.image_input.width, self.image_input.height) if picture is None else (picture.width, picture.height)
+
+
+def _named(row: NDArray[np.generic]) -> Named:
+    """An object by the number of its label, in pixels of the graph's input."""
+    left, top, right, bottom = row[:4].tolist()
+    return Named((0, str(row[5])), left, top, right, bottom)
 
 
 def _overlap(one: Named, two: Named) -> float:

@@ -19,6 +19,10 @@ MAX_SEED = 2**53 - 1
 """The largest integer that every JSON reader keeps exact (RFC 8259, section 6)."""
 
 
+Draw = tuple[NDArray[np.float32], int]
+"""A latent vector float32 [latent], and a class."""
+
+
 class GenerateOptions(TaskOptions):
     """Options of `/generate`, in the query or in a JSON body."""
 
@@ -28,6 +32,9 @@ class GenerateOptions(TaskOptions):
     )
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same images; null draws one.")
     index: int = Field(0, ge=0, le=2**31, description="Index of the first image of the seed's endless series.")
+    to: int | None = Field(
+        None, ge=0, le=MAX_SEED, description="Go from the first image of `seed` to that of this one, in `count` steps."
+    )
     truncation: float | None = Field(
         None, ge=0.1, le=10, description="Redraw latent values beyond this many standard deviations: less variety."
     )
@@ -40,6 +47,7 @@ class Generated(BaseModel):
 
     seed: int
     index: int
+    position: float | None = Field(None, description="With `to`: 0 is the image of `seed`, 1 that of `to`.")
     label: str = Field(alias="class")
     image: EncodedImage
 
@@ -74,12 +82,22 @@ class Generate(Task[GenerateOptions]):
             InvalidOption: the class is no label and no index of one.
         """
         chosen = self._class(options.label)
-        draws = [
-            latent_row(options.seed or 0, options.index + place, self._latent, len(self.labels), options.truncation)
-            for place in range(options.count)
-        ]
+        draws = self._way(options) if options.to is not None else self._series(options)
         classes = [drawn if chosen is None else chosen for _, drawn in draws]
         return Prepared({"z": np.stack([z for z, _ in draws]), "class": np.array(classes, dtype=np.int64)})
+
+    def _series(self, options: GenerateOptions) -> list[Draw]:
+        return [self._drawn(options.seed or 0, options.index + place, options) for place in range(options.count)]
+
+    def _way(self, options: GenerateOptions) -> list[Draw]:
+        """From one seed to another, on an arc: on a straight line lie codes that are shorter than any that are drawn
+        (White 2016, arXiv 1609.04468). The class is that of the first."""
+        begin, drawn = self._drawn(options.seed or 0, options.index, options)
+        end, _ = self._drawn(options.to or 0, options.index, options)
+        return [(between(begin, end, position), drawn) for position in positions(options.count)]
+
+    def _drawn(self, seed: int, index: int, options: GenerateOptions) -> Draw:
+        return latent_row(seed, index, self._latent, len(self.labels), options.truncation)
 
     def check(self, tensors: Tensors) -> None:
         """Raises `InvalidRequest` where a class is no index of a label: the graph looks it up."""
@@ -89,11 +107,12 @@ class Generate(Task[GenerateOptions]):
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: GenerateOptions) -> list[JsonObject]:
         """One result an image, in the order of their indices."""
-        classes = prepared.tensors["class"].tolist()
+        classes, way = prepared.tensors["class"].tolist(), options.to is not None
         return [
             {
                 "seed": options.seed,
-                "index": options.index + place,
+                "index": options.index if way else options.index + place,
+                **({"position": positions(options.count)[place]} if way else {}),
                 "class": self._label(classes[place]),
                 "image": encoded(encode_png(image), image.shape[1], image.shape[0]),
             }
@@ -122,9 +141,23 @@ class Generate(Task[GenerateOptions]):
         raise InvalidOption(f"class: {text!r} is neither a label nor an index; labels: {_all(self.labels)}.")
 
 
-def latent_row(
-    seed: int, index: int, latent: int, classes: int, truncation: float | None
-) -> tuple[NDArray[np.float32], int]:
+def positions(count: int) -> list[float]:
+    """So many places from 0 to 1, both ends among them where there are two or more."""
+    return [round(place / max(1, count - 1), 6) for place in range(count)]
+
+
+def between(begin: NDArray[np.float32], end: NDArray[np.float32], position: float) -> NDArray[np.float32]:
+    """A place on the arc from one vector to another (Shoemake 1985)."""
+    lengths = float(np.linalg.norm(begin) * np.linalg.norm(end))
+    angle = float(np.arccos(np.clip(np.dot(begin, end) / lengths, -1, 1))) if lengths else 0.0
+    if np.sin(angle) < 1e-6:
+        return ((1 - position) * begin + position * end).astype(np.float32)
+    shares = np.sin([(1 - position) * angle, position * angle]) / np.sin(angle)
+    place: NDArray[np.float32] = (shares[0] * begin + shares[1] * end).astype(np.float32)
+    return place
+
+
+def latent_row(seed: int, index: int, latent: int, classes: int, truncation: float | None) -> Draw:
     """The latent vector float32 [latent] and the class of image `index` in the series of `seed`.
 
     A counter-based generator (Philox 4x64-10, Salmon et al. 2011) keyed by both makes any image of a series as cheap

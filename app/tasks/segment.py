@@ -12,11 +12,12 @@ from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import label_counts, resize_labels
 from app.imaging.paint import label_overlay
 from app.manifest import Manifest
-from app.tasks.base import Graph, JsonObject, PictureTask, Prepared, Task, TaskOptions, colours
+from app.tasks.base import ExplainedOptions, FittedTask, Graph, HeatMap, JsonObject, Prepared, Task, colours
+from app.tasks.occlusion import Cell
 from app.tensors import Tensors
 
 
-class SegmentOptions(TaskOptions):
+class SegmentOptions(ExplainedOptions):
     """Options of `/segment`."""
 
     mask: Literal["png", "rle"] = Field("png", description="How the JSON answer carries the label map.")
@@ -47,9 +48,10 @@ class Segmentation(BaseModel):
     height: int
     classes: list[ClassShare]
     mask: Mask
+    heatmap: HeatMap | None = None
 
 
-class Segment(PictureTask[SegmentOptions]):
+class Segment(FittedTask[SegmentOptions]):
     """Graph: `image` -> `mask` uint8 [N, H, W], `confidence` uint8 [N, H, W]."""
 
     kind = "segment"
@@ -77,6 +79,7 @@ class Segment(PictureTask[SegmentOptions]):
                     for index in present
                 ],
                 "mask": _mask(labels, options.mask),
+                **self.heatmap(prepared),
             }
         ]
 
@@ -86,7 +89,9 @@ class Segment(PictureTask[SegmentOptions]):
         return float(np.mean(mine == theirs)) if mine.shape == theirs.shape and self.labels == other.labels else 0.0
 
     def draw(self, outputs: Tensors, prepared: Prepared, options: SegmentOptions) -> bytes:
-        """The label map as a palette PNG, or the picture tinted with it."""
+        """The label map as a palette PNG, or the picture tinted with it, or with what it rests on over it."""
+        if (explained := self.draw_heat(prepared)) is not None:
+            return explained
         labels = _in_picture(outputs, prepared)
         if options.render == "labels":
             return encode_png(labels, self.palette)
@@ -94,6 +99,13 @@ class Segment(PictureTask[SegmentOptions]):
         if picture is None:
             raise TypeError("an overlay is drawn over a picture")
         return encode_png(label_overlay(picture.decode(), labels, self.palette))
+
+    def evidence(self, outputs: Tensors, whole: Tensors, hidden: Cell) -> float:
+        """The share of the pixels outside of the cell that keep their label."""
+        same = outputs["mask"][0] == whole["mask"][0]
+        outside = np.ones(same.shape, bool)
+        outside[hidden] = False
+        return float(same[outside].mean()) if outside.any() else 1.0
 
 
 def run_lengths(labels: NDArray[np.uint8]) -> list[list[int]]:

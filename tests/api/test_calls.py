@@ -35,10 +35,10 @@ PICTURE = save(np.full((9, 12, 3), (200, 90, 10), np.uint8))
 )  # fmt: skip
 def test_the_accept_header_chooses_the_form(accept: str, form: str | None) -> None:
     if form is not None:
-        assert accepted_form(accept.encode()) == form
+        assert accepted_form(accept.encode(), ("png",)) == form
         return
     with pytest.raises(NotAcceptable, match="application/json or image/png"):
-        accepted_form(accept.encode())
+        accepted_form(accept.encode(), ("png",))
 
 
 def test_what_is_not_made_here_is_not_acceptable(service: Service) -> None:
@@ -83,8 +83,11 @@ def test_a_failure_is_told_in_json_even_where_a_picture_was_asked_for(service: S
         ("/classify?modle=x", "'modle' is unknown; did you mean 'model'?"),
         ("/classify?versoin=1", "'versoin' is unknown; did you mean 'version'?"),
         ("/generate?clas=1", "'clas' is unknown; did you mean 'class'?"),
-        ("/generate?label=1", "'label' is unknown; known are class, count, index, model, seed, truncation, version."),
-        ("/segment?zzzzz", "'zzzzz' is unknown; known are mask, model, render, version."),
+        (
+            "/generate?label=1",
+            "'label' is unknown; known are class, count, index, model, seed, to, truncation, version.",
+        ),
+        ("/segment?zzzzz", "'zzzzz' is unknown; known are explain, mask, model, render, version."),
         ("/classify?" + "k" * 9000 + "=1", "k' is unknown; known are"),
     ],
 )

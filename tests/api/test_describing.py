@@ -40,7 +40,9 @@ def mixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 def test_models_are_listed_by_name(service: Service) -> None:
     found = service.get("/models").json()["models"]
     assert [(model["name"], model["version"], model["task"], model["state"]) for model in found] == [
+        ("tiny-autoencoder", 1, "reconstruct", "ready"),
         ("tiny-classifier", 1, "classify", "ready"),
+        ("tiny-denoiser", 1, "enhance", "ready"),
         ("tiny-detector", 1, "detect", "ready"),
         ("tiny-generator", 1, "generate", "ready"),
         ("tiny-segmenter", 1, "segment", "ready"),
@@ -141,9 +143,9 @@ def test_every_task_is_described_with_its_options(service: Service) -> None:
     assert found["segment"]["default_model"] == "tiny-segmenter"
     assert found["segment"]["path"] == "/segment"
     assert {kind: task["takes_picture"] for kind, task in found.items()} == {
-        "classify": True, "segment": True, "detect": True, "generate": False,
+        "classify": True, "segment": True, "detect": True, "enhance": True, "reconstruct": True, "generate": False,
     }  # fmt: skip
-    assert set(found["generate"]["options"]["properties"]) == {"count", "class", "seed", "index", "truncation"}
+    assert set(found["generate"]["options"]["properties"]) == {"count", "class", "seed", "index", "to", "truncation"}
 
 
 def test_the_default_model_is_the_one_that_was_set(mixed: Service) -> None:
@@ -268,7 +270,8 @@ def test_the_openapi_document_describes_every_task_wholly(service: Service, kind
     kinds = (*ASKING, *EVERYWHERE, *AT_THE_DOOR)
     expected = {STATUS[kind] for kind in kinds} | {200}
     assert {int(status) for status in responses} == expected
-    assert set(responses["200"]["content"]) == {"application/json", "image/png"}
+    drawn = {f"image/{form}" for form in TASKS[kind].Options().forms}
+    assert set(responses["200"]["content"]) == {"application/json"} | drawn
     for status in expected - {200}:
         assert list(responses[str(status)]["content"]) == ["application/problem+json"]
     assert all(f"`{kind.code}`" in responses[str(STATUS[kind])]["description"] for kind in kinds)

@@ -24,7 +24,13 @@ class Asked:
     def run(self, data: bytes | None, **values: Any) -> tuple[Prepared, Tensors, Any]:
         options = self.options(**values)
         prepared = self.task.prepare(None if data is None else Decoder().open(data), options)
-        return prepared, self.session.run(prepared.tensors), options
+        return prepared, self._outputs(prepared), options
+
+    def _outputs(self, prepared: Prepared) -> Tensors:
+        if prepared.parts is None:
+            return self.session.run(prepared.tensors)
+        prepared.parts.take(0, self.session.run(prepared.parts.rows(0, len(prepared.parts))))
+        return prepared.parts.outputs()
 
     def answer(self, data: bytes | None, **values: Any) -> list[dict[str, Any]]:
         """The results, each checked against the shape that the task promises."""

@@ -23,5 +23,15 @@ def detector(model_root: Path) -> Asked:
 
 
 @pytest.fixture(scope="session")
+def denoiser(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-denoiser" / "1")
+
+
+@pytest.fixture(scope="session")
+def autoencoder(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-autoencoder" / "1")
+
+
+@pytest.fixture(scope="session")
 def generator(model_root: Path) -> Asked:
     return opened(model_root / "tiny-generator" / "1")

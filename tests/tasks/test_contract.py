@@ -8,6 +8,7 @@ import pytest
 from app.errors import EmptyBody, InvalidModel
 from app.manifest import Manifest
 from app.tasks import TASKS, Graph, Task, build_task
+from app.tasks.base import FittedTask
 from app.tensors import TensorSpec
 from tests.tasks.asked import Asked
 
@@ -25,8 +26,15 @@ SOUND = {
     "classify": ((IMAGE,), (PROBABILITIES, CAM)),
     "segment": ((IMAGE,), (MASK, CONFIDENCE)),
     "detect": ((IMAGE,), (BOXES,)),
+    "enhance": ((spec("image", "uint8", None, None, 3),), (spec("enhanced", "uint8", None, None, 3),)),
+    "reconstruct": (
+        (IMAGE,),
+        (spec("reconstruction", "uint8", 8, 8, 3), spec("error", "uint8", 8, 8), spec("score", "float32")),
+    ),
     "generate": ((Z, CLASS), (IMAGE,)),
 }
+FITTED = sorted(kind for kind, task in TASKS.items() if issubclass(task, FittedTask))
+LABELLED = sorted(kind for kind, task in TASKS.items() if task.labelled)
 
 
 def build(task: str, inputs: Any = None, outputs: Any = None, labels: Any = ("a", "b"), **more: Any) -> Task[Any]:
@@ -34,7 +42,7 @@ def build(task: str, inputs: Any = None, outputs: Any = None, labels: Any = ("a"
     sound = SOUND.get(task, ((), ()))
     values: dict[str, Any] = {
         "name": "m", "version": 1, "task": task, "description": "d", "licence": "l", "files": {}, "created": "c",
-        "image": {"width": 8, "height": 8}, **more,
+        "image": {"width": 8, "height": 8}, "tiling": {"side": 16, "overlap": 2}, **more,
     }  # fmt: skip
     graph = Graph(sound[0] if inputs is None else inputs, sound[1] if outputs is None else outputs)
     return build_task(Manifest.model_validate(values), labels, graph)
@@ -55,17 +63,17 @@ def test_a_graph_may_leave_its_axes_open(task: str) -> None:
 
 
 def test_a_task_that_is_unknown_is_answered_with_those_that_are_known() -> None:
-    with pytest.raises(InvalidModel, match="'clasify' is unknown here; known are classify, detect, generate, segment"):
+    with pytest.raises(InvalidModel, match=f"'clasify' is unknown here; known are {', '.join(sorted(TASKS))}"):
         build("clasify")
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_a_model_needs_labels(task: str) -> None:
+@pytest.mark.parametrize("task", LABELLED)
+def test_a_model_whose_answers_name_labels_needs_them(task: str) -> None:
     with pytest.raises(InvalidModel, match=f"A {task} model needs labels.txt, one label a line"):
         build(task, labels=())
 
 
-@pytest.mark.parametrize("task", ["classify", "segment", "detect"])
+@pytest.mark.parametrize("task", FITTED)
 def test_a_model_of_pictures_says_how_large_it_takes_them(task: str) -> None:
     with pytest.raises(InvalidModel, match="needs 'image': the size that its graph takes"):
         build(task, image=None)

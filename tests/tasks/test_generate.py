@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from app.errors import InvalidOption
 from app.imaging.codec import Decoder
-from app.tasks.generate import MAX_SEED, latent_row
+from app.tasks.generate import MAX_SEED, between, latent_row, positions
 from app.tensors import split, stack
 from tests.tasks.asked import Asked
 
@@ -146,3 +146,27 @@ def test_images_agree_by_the_mean_difference_of_their_colours(generator: Asked) 
     assert task.agreement({"image": mine}, task, {"image": mine}) == 1
     assert task.agreement({"image": mine}, task, {"image": mine - 51}) == pytest.approx(0.8)
     assert task.agreement({"image": mine}, task, {"image": mine[:, :4]}) == 0
+
+
+def test_images_go_from_one_seed_to_another(generator: Asked) -> None:
+    way = generator.answer(None, seed=3, to=9, count=5, **{"class": "red"})
+    first, last = (generator.answer(None, seed=seed, **{"class": "red"})[0] for seed in (3, 9))
+    assert [result["position"] for result in way] == [0, 0.25, 0.5, 0.75, 1]
+    assert {result["index"] for result in way} == {0}
+    assert way[0]["image"] == first["image"]
+    assert way[4]["image"] == last["image"]
+    assert len({result["image"]["data"] for result in way}) == 5
+
+
+def test_the_way_between_two_codes_is_as_long_as_they_are_all_along() -> None:
+    begin, end = (np.random.default_rng(seed).standard_normal(256).astype(np.float32) for seed in (1, 2))
+    lengths = [float(np.linalg.norm(between(begin, end, position))) for position in positions(9)]
+    assert np.allclose(lengths, 16, rtol=0.1)
+    assert float(np.linalg.norm(0.5 * begin + 0.5 * end)) < 13
+    np.testing.assert_array_equal(between(begin, begin, 0.5), begin)
+
+
+def test_a_way_of_one_image_is_its_beginning(generator: Asked) -> None:
+    (only,) = generator.answer(None, seed=3, to=9, **{"class": "red"})
+    assert only["position"] == 0
+    assert only["image"] == generator.answer(None, seed=3, **{"class": "red"})[0]["image"]

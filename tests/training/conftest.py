@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from shapes import write_boxes
-from tiny import TINY, BreakingFeed, Fit, make_camvid_folders, make_cifar_zips
+from tiny import TINY, BreakingFeed, Fit, make_camvid_folders, make_cifar_zips, make_photographs
 
 from training import engine
 from training.engine import Plan
@@ -32,7 +32,11 @@ def _two_threads() -> Iterator[None]:
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with all data sets, each in a folder of its own."""
     root = tmp_path_factory.mktemp("data")
-    for name, make in (("cifar10", make_cifar_zips), ("camvid", make_camvid_folders)):
+    for name, make in (
+        ("cifar10", make_cifar_zips),
+        ("camvid", make_camvid_folders),
+        ("photographs", make_photographs),
+    ):
         (root / name).mkdir()
         make(root / name)
     write_boxes(root / "BCCD", 9, parts={"train": 4, "val": 2, "test": 3})

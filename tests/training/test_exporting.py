@@ -12,6 +12,7 @@ from tiny import TINY
 
 from app.manifest import digest_files, read_labels, read_manifest, write_manifest
 from app.runtime.ort import OrtSession
+from app.tasks import TASKS
 from training.data import camvid
 from training.export import ExportRefused, draft, export, next_version
 from training.networks.graphs import Graph, scaled
@@ -30,6 +31,14 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"image": "uint8 [?,360,480,3]"},
         {"mask": "uint8 [?,360,480]", "confidence": "uint8 [?,360,480]"},
     ),
+    "cifar10-autoencoder": (
+        {"image": "uint8 [?,32,32,3]"},
+        {"reconstruction": "uint8 [?,32,32,3]", "error": "uint8 [?,32,32]", "score": "float32 [?]"},
+    ),
+    "bsds-denoiser": (
+        {"image": "uint8 [?,?,?,3]", "strength": "float32 [?]"}, {"enhanced": "uint8 [?,?,?,3]"},
+    ),
+    "bsds-upscaler": ({"image": "uint8 [?,?,?,3]"}, {"enhanced": "uint8 [?,?,?,3]"}),
     "cifar10-generator": ({"z": "float32 [?,8]", "class": "int64 [?]"}, {"image": "uint8 [?,32,32,3]"}),
     "bccd-detector": ({"image": "uint8 [?,64,64,3]"}, {"boxes": "float32 [?,100,6]"}),
 }  # fmt: skip
@@ -92,7 +101,8 @@ def test_a_manifest_has_the_digest_of_every_file_and_the_facts_of_the_run(
     folder = models / name / "1"
     manifest = read_manifest(folder)
     assert manifest.files == digest_files(folder)
-    assert {"model.onnx", "labels.txt", "README.md"} <= set(manifest.files)
+    assert {"model.onnx", "README.md"} <= set(manifest.files)
+    assert ("labels.txt" in manifest.files) == TASKS[manifest.task].labelled
     assert manifest.training["hyper"] == tiny_runs[name].read()["hyper"]
     assert manifest.training["seed"] == 0
     recipe = RECIPES[name]
@@ -213,6 +223,17 @@ def test_the_next_version_follows_the_largest(tmp_path: Path) -> None:
 def test_a_run_of_another_recipe_is_refused(tiny_runs: dict[str, Run], data: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="is a run of camvid-segmenter"):
         export(RECIPES["cifar10-classifier"], tiny_runs["camvid-segmenter"], data, tmp_path)
+
+
+def test_a_recipe_without_a_training_of_its_own_exports_from_anothers_run(
+    tiny_runs: dict[str, Run], models: Path, data: Path
+) -> None:
+    folder = export(RECIPES["cifar10-vae-generator"], tiny_runs["cifar10-autoencoder"], data, models)
+    manifest = read_manifest(folder)
+    assert (manifest.name, manifest.task) == ("cifar10-vae-generator", "generate")
+    assert read_labels(folder, manifest) == ("picture",)
+    assert verify(folder, data) == manifest.metrics
+    assert "export cifar10-vae-generator --run runs/cifar10-autoencoder" in str(manifest.training["export"])
 
 
 def test_parity_counts_what_differs() -> None:

@@ -27,6 +27,11 @@ TINY: dict[str, dict[str, Any]] = {
     "bccd-detector": {
         "epochs": 2, "batch_size": 2, "width": 8, "size": (64, 64), "warm_up": 1, "validate_every": 1,
     },
+    "bsds-denoiser": {"epochs": 1, "batch_size": 4, "windows": 1, "side": 32, "width": 8, "blocks": 1, "warm_up": 1},
+    "cifar10-autoencoder": {
+        "epochs": 2, "batch_size": 8, "latent": 8, "widths": (8, 8, 8, 8), "held_out": 5, "warm_up": 1,
+    },
+    "bsds-upscaler": {"epochs": 1, "batch_size": 4, "windows": 1, "side": 32, "width": 8, "blocks": 1, "warm_up": 1},
 }  # fmt: skip
 
 
@@ -112,6 +117,29 @@ def make_camvid_folders(folder: Path) -> Path:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(data)
     return folder
+
+
+def make_photographs(folder: Path) -> Path:
+    """BSDS500 in its official folders, CBSD68 as a zip and Set5 as a folder of BMP files, with a few pictures each."""
+    images = folder / "BSDS500" / "data" / "images"
+    for part, count in (("train", 15), ("test", 7)):
+        (images / part).mkdir(parents=True)
+        for number in range(count):
+            sides = (321, 257) if number % 2 else (257, 321)
+            (images / part / f"{part}{number}.png").write_bytes(png(_photograph(number, *sides)))
+    with zipfile.ZipFile(folder / "CBSD68.zip", "w") as archive:
+        for number in range(8):
+            archive.writestr(f"CBSD68/{number}.png", png(_photograph(100 + number, 150, 129)))
+    (folder / "Set5").mkdir()
+    for number in range(2):
+        Image.fromarray(_photograph(200 + number, 41, 40)).save(folder / "Set5" / f"{number}_GT.bmp")
+    return folder
+
+
+def _photograph(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Smooth patches of colour."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 16, width // 16, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
 
 class PowerCut(Exception):

@@ -16,10 +16,10 @@ OWN_PICTURES = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "av
 """Takes all that a trainer may have lying around: nobody sends pictures here."""
 
 
-def decode(data: bytes, name: Path | str) -> NDArray[np.uint8]:
+def decode(data: bytes, name: Path | str, decoder: Decoder = _DECODER) -> NDArray[np.uint8]:
     """Bytes of a picture as uint8 [H,W,3] RGB; BrokenData names `name`."""
     try:
-        return _DECODER.open(data).decode()
+        return decoder.open(data).decode()
     except ServiceError as error:
         raise BrokenData(name, f"no readable picture ({error})") from error
 

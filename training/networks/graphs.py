@@ -3,15 +3,19 @@
 Each is the contract of one task: names, dtypes and axes of its inputs and outputs.
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from training.networks.autoencoder import Autoencoder
 from training.networks.detector import CELL, Detector, Said
 from training.networks.encoder import STRIDE
 from training.networks.generator import Generator
+from training.networks.restorer import SCALE, Denoiser, Upscaler
 from training.networks.segmenter import Segmenter
 from training.networks.textbook import TextbookNetwork
 
@@ -23,6 +27,8 @@ class Graph(nn.Module):
 
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    free_axes: Mapping[str, Mapping[int, int]] = MappingProxyType({})
+    """Axes beside the first that may have any length, by input, and what that must be a multiple of."""
 
 
 class Pooling(Protocol):
@@ -154,8 +160,72 @@ class GenerateGraph(Graph):
         self.network = network
 
     def forward(self, z: Tensor, classes: Tensor) -> Tensor:
-        """The images; rounded first, because a cast cuts off."""
-        return torch.round(255 * self.network(z, classes)).to(torch.uint8).permute(0, 2, 3, 1)
+        """The images."""
+        return _as_bytes(self.network(z, classes))
+
+
+class DenoiseGraph(Graph):
+    """image uint8 [N,H,W,3] and strength float32 [N] (deviation of the noise, of 255) to enhanced uint8 [N,H,W,3].
+
+    H and W are even."""
+
+    inputs = ("image", "strength")
+    outputs = ("enhanced",)
+    free_axes = MappingProxyType({"image": {1: SCALE, 2: SCALE}})
+
+    def __init__(self, network: Denoiser) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor, strength: Tensor) -> Tensor:
+        """The pictures without that noise."""
+        return _as_bytes(self.network(scaled(image), strength / 255))
+
+
+class UpscaleGraph(Graph):
+    """image uint8 [N,H,W,3] to enhanced uint8 [N,2H,2W,3]."""
+
+    inputs = ("image",)
+    outputs = ("enhanced",)
+    free_axes = MappingProxyType({"image": {1: 1, 2: 1}})
+
+    def __init__(self, network: Upscaler) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The enlarged pictures."""
+        return _as_bytes(self.network(scaled(image)))
+
+
+class ReconstructGraph(Graph):
+    """image uint8 [N,H,W,3] to reconstruction uint8 [N,H,W,3], error uint8 [N,H,W] and score float32 [N].
+
+    reconstruction: the picture of the mean of the code. error: the largest absolute difference of a pixel's channels.
+    score: bits that a byte of the picture costs with that code, its own cost counted; high for pictures unlike those of
+    the training set.
+    """
+
+    inputs = ("image",)
+    outputs = ("reconstruction", "error", "score")
+
+    def __init__(self, network: Autoencoder) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All three outputs of one pass."""
+        pictures = scaled(image)
+        code = self.network.encode(pictures)
+        decoded = self.network.decode(code.mean)
+        error = torch.round(255 * (pictures - decoded).abs().amax(1)).to(torch.uint8)
+        spent = self.network.bits(pictures, decoded).flatten(1).sum(1) + code.bits()
+        return _as_bytes(decoded), error, spent / (image.size(1) * image.size(2) * 3)
+
+
+def _as_bytes(pictures: Tensor) -> Tensor:
+    """float [N,3,H,W] to uint8 [N,H,W,3]; rounded first, because a cast cuts off."""
+    return torch.round(255 * pictures.clamp(0, 1)).to(torch.uint8).permute(0, 2, 3, 1)
 
 
 def edges_of(said: Said) -> Tensor:

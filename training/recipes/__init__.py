@@ -5,7 +5,10 @@ from typing import Any
 
 from training.recipe import Recipe
 from training.recipes.bccd_detector import BccdDetector
+from training.recipes.bsds_denoiser import BsdsDenoiser
+from training.recipes.bsds_upscaler import BsdsUpscaler
 from training.recipes.camvid_segmenter import CamvidSegmenter
+from training.recipes.cifar10_autoencoder import Cifar10Autoencoder, Cifar10VaeGenerator
 from training.recipes.cifar10_classifier import Cifar10Classifier
 from training.recipes.cifar10_generator import Cifar10Generator
 from training.recipes.folder_generator import FolderGenerator
@@ -18,6 +21,7 @@ RECIPES: Mapping[str, Recipe[Any]] = {
     recipe.name: recipe
     for recipe in (
         Cifar10Classifier(), CamvidSegmenter(), Cifar10Generator(), ImageFolderClassifier(), MaskSegmenter(),
-        FolderGenerator(), MnistCnn(), CifarCnn(), BccdDetector(), VocDetector(),
+        FolderGenerator(), MnistCnn(), CifarCnn(), BccdDetector(), VocDetector(), BsdsDenoiser(), BsdsUpscaler(),
+        Cifar10Autoencoder(), Cifar10VaeGenerator(),
     )
 }  # fmt: skip
