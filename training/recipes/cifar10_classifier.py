@@ -55,10 +55,10 @@ class ClassifierHyper(Hyper):
     again: Rate = 0.5
     batch_size: Count = 1000
     lr: Rate = 0.12
-    head_lr: Rate = 0.05
-    head_decay: float = 0.04
-    bias_lr: Rate = 5.0
-    bias_decay: float = 4e-4
+    head_lr: Rate = 0.2
+    head_decay: float = 0.01
+    bias_lr: Rate = 50.0
+    bias_decay: float = 4e-5
     smoothing: float = 0.2
     shift: int = 4
     cutout: int = 8
