@@ -15,16 +15,18 @@ def parameters(model: onnx.ModelProto) -> int:
     return sum(math.prod(tensor.dims) for tensor in weights)
 
 
-def operations(model: onnx.ModelProto) -> int:
+def operations(model: onnx.ModelProto, side: int = 0) -> int:
     """Floating point operations of one row in convolutions and matrix products, two for each multiplication with its
-    addition; everything else is small beside them.
+    addition; everything else is small beside them. Free axes of a picture are `side` long.
 
     Raises ValueError where the shapes of the graph cannot be told.
     """
     single = onnx.ModelProto()
     single.CopyFrom(model)
     for value in single.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
+        for axis, size in enumerate(value.type.tensor_type.shape.dim):
+            if axis == 0 or (side and not size.dim_value):
+                size.dim_value = side if axis else 1
     del single.graph.value_info[:]
     for output in single.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -46,6 +46,8 @@ class Recipe(ABC, Generic[H]):
     """What `describe` tells where it does not depend on the data."""
     headline: ClassVar[str]
     """The metric that stands for the model where there is room for one."""
+    unit: ClassVar[str] = "%"
+    """Of the headline: `%` for a share, else what it is counted in."""
     anchor: ClassVar[str] = ""
     """What others reach on the same data, with its source."""
     tolerances: ClassVar[Mapping[str, float]] = {}

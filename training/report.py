@@ -19,6 +19,7 @@ from app.manifest import GRAPH, Manifest, read_manifest, read_verified
 from app.runtime import Choices, Ready, make_ready
 from app.runtime.cores import usable_cores
 from app.runtime.ort import OrtSession
+from app.runtime.probe import FREE_SIDE
 from training import cost
 from training.recipes import RECIPES
 from training.run import hardware
@@ -66,7 +67,7 @@ def report(models: Path) -> str:
 
 
 def plot(models: Path) -> bytes:
-    """PNG of the score of every version against its time for a row alone, a colour a model.
+    """PNG of the score of every version, where that is a share, against its time for a row alone, a colour a model.
 
     Raises InvalidModel where nothing was measured.
     """
@@ -77,7 +78,7 @@ def plot(models: Path) -> bytes:
     for _, manifest in versions(models):
         latency = None if known is None else known.versions.get(f"{manifest.name}/{manifest.version}")
         recipe = RECIPES.get(str(manifest.training.get("recipe")))
-        if latency is not None and recipe is not None and recipe.headline in manifest.metrics:
+        if latency and recipe and recipe.unit == "%" and recipe.headline in manifest.metrics:
             score = 100 * manifest.metrics[recipe.headline]
             points[f"{manifest.name}, {recipe.headline}"].append((latency.row_ms, score, manifest.version))
     if known is None or not points:
@@ -104,7 +105,7 @@ def measure(models: Path) -> None:
     times: dict[str, Latency] = {}
     for folder, manifest in versions(models):
         graph = read_verified(folder, manifest, GRAPH)
-        ready = _ready(graph, cores)
+        ready = _ready(graph, cores, FREE_SIDE if manifest.tiling is None else manifest.tiling.side)
         plan = ready.plan
         seconds = plan.batch_seconds[plan.max_batch_size] / plan.concurrency
         times[f"{manifest.name}/{manifest.version}"] = Latency(
@@ -116,8 +117,8 @@ def measure(models: Path) -> None:
     (models / LATENCY).write_text(text + "\n", encoding="utf-8")
 
 
-def _ready(graph: bytes, cores: int) -> Ready:
-    return make_ready(lambda threads: OrtSession(graph, threads=threads), Choices(), cores)
+def _ready(graph: bytes, cores: int, side: int) -> Ready:
+    return make_ready(lambda threads: OrtSession(graph, threads=threads), Choices(), cores, side=side)
 
 
 def versions(models: Path) -> Iterable[tuple[Path, Manifest]]:
@@ -144,7 +145,7 @@ def _row(folder: Path, manifest: Manifest, known: Latencies | None) -> list[str]
         f"`{key}`",
         manifest.task,
         _short(cost.parameters(model)),
-        _operations(model),
+        _operations(model, manifest),
         f"{len(graph) / 1e6:.1f} MB",
         *_score(manifest),
         "" if latency is None else f"{latency.row_ms:.3g} ms",
@@ -152,10 +153,10 @@ def _row(folder: Path, manifest: Manifest, known: Latencies | None) -> list[str]
     ]
 
 
-def _operations(model: onnx.ModelProto) -> str:
-    """Nothing where shapes cannot be told, as in most quantised graphs."""
+def _operations(model: onnx.ModelProto, manifest: Manifest) -> str:
+    """Nothing where shapes cannot be told, as in most quantised graphs; of a tile where pictures are cut."""
     try:
-        return _short(cost.operations(model))
+        return _short(cost.operations(model, 0 if manifest.tiling is None else manifest.tiling.side))
     except ValueError:
         return ""
 
@@ -166,7 +167,8 @@ def _score(manifest: Manifest) -> tuple[str, str]:
     value = None if recipe is None else manifest.metrics.get(recipe.headline)
     if recipe is None or value is None:
         return "", ""
-    return f"{recipe.headline} {100 * value:.1f} %", recipe.anchor
+    told = f"{100 * value:.1f} %" if recipe.unit == "%" else f"{value:.4g} {recipe.unit}".rstrip()
+    return f"{recipe.headline} {told}", recipe.anchor
 
 
 def _short(count: int) -> str:

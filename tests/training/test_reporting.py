@@ -73,6 +73,17 @@ def test_a_shape_that_cannot_be_told_is_said() -> None:
         cost.operations(graph_of([node_of("Conv")], ["n", 3, "h", "w"], {"w": [1, 3, 3, 3]}))
 
 
+def test_free_axes_of_a_picture_are_as_long_as_it_is_said() -> None:
+    model = graph_of([node_of("Conv")], ["n", 3, "h", "w"], {"w": [1, 3, 3, 3]})
+    assert cost.operations(model, 12) == 2 * 10 * 10 * 27
+
+
+def test_a_score_that_is_no_share_is_told_in_its_unit(models: Path) -> None:
+    line = next(line for line in report(models).splitlines() if "`bsds-denoiser/1`" in line)
+    score = json.loads((models / "bsds-denoiser" / "1" / "manifest.json").read_text())["metrics"]["cbsd68_psnr_25"]
+    assert f"| cbsd68_psnr_25 {score:.4g} dB |" in line
+
+
 def test_every_version_has_a_line_with_what_it_costs_and_scores(models: Path) -> None:
     lines = report(models).splitlines()
     assert len(lines) == 2 + len(list(models.glob("*/*/manifest.json")))

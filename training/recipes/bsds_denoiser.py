@@ -42,6 +42,7 @@ class BsdsDenoiser(Recipe[EnhanceHyper]):
     name = "bsds-denoiser"
     hyper = EnhanceHyper
     headline = "cbsd68_psnr_25"
+    unit = "dB"
     anchor = "31.21 dB, of noise that is not clipped: FFDNet (Zhang et al. 2018); CBM3D 30.71"
     card = Card(
         task="enhance",

@@ -43,6 +43,7 @@ class BsdsUpscaler(Recipe[UpscaleHyper]):
     name = "bsds-upscaler"
     hyper = UpscaleHyper
     headline = "set5_luma_psnr"
+    unit = "dB"
     anchor = "37.58 dB: DnCNN-3 (Zhang et al. 2017); bicubic 33.66"
     card = Card(
         task="enhance",

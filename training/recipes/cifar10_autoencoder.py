@@ -97,6 +97,7 @@ class Cifar10Autoencoder(Recipe[AutoencoderHyper]):
     name = "cifar10-autoencoder"
     hyper = AutoencoderHyper
     headline = "test_bits_per_byte"
+    unit = "bits"
     card = Card(
         task="reconstruct",
         description="Says a small picture again in the words of CIFAR-10, shows where that failed, and how unlike the "
@@ -164,6 +165,7 @@ class Cifar10VaeGenerator(Recipe[AutoencoderHyper]):
     run_of = "cifar10-autoencoder"
     hyper = AutoencoderHyper
     headline = "frechet_distance"
+    unit = ""
     card = Card(
         task="generate",
         description="Makes new 32x32 pictures of no wanted class, softer than those of a GAN, that change smoothly "
