@@ -1,44 +1,18 @@
 """ONNX files in Triton's layout, without a manifest: tensors over protocol v2, and nothing else."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from app.settings import Settings
 from tests.api.service import Service
-
-Axes = Sequence[int | str]
-Nodes = Sequence[tuple[str, str, str]]
-
-
-def graph(nodes: Nodes, inputs: dict[str, Axes], outputs: dict[str, Axes]) -> onnx.ModelProto:
-    """Of nodes `("Add", "a b", "sum")` on floats, and the constants `two` and `[-1]`."""
-    made = [helper.make_node(kind, taken.split(), given.split()) for kind, taken, given in nodes]
-    sides = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, list(axes)) for name, axes in side.items()]
-        for side in (inputs, outputs)
-    ]
-    constants = {"two": np.array(2, np.float32), "[-1]": np.array([-1])}
-    kept = [numpy_helper.from_array(array, name) for name, array in constants.items()]
-    body = helper.make_graph(made, "plain", *sides, kept)
-    return helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-
-
-def doubled(*axes: int | str) -> onnx.ModelProto:
-    return graph([("Mul", "x two", "y")], {"x": axes}, {"y": axes})
-
-
-def put(root: Path, name: str, model: onnx.ModelProto, version: int = 1, **rest: Any) -> Path:
-    folder = root / name / str(version)
-    folder.mkdir(parents=True)
-    onnx.save(model, folder / "model.onnx", **rest)
-    return folder
+from tests.make_plain import Nodes, doubled, graph, put
 
 
 @pytest.fixture(scope="module")

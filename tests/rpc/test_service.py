@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 import trustme
 
@@ -23,7 +24,8 @@ from tests.api.doors import Keys
 from tests.api.held import Held
 from tests.api.service import Service
 from tests.imaging.pictures import noise, save
-from tests.make_models import make_classifier
+from tests.make_models import make_classifier, make_versions
+from tests.make_plain import doubled, put
 from tests.processes.scenario import until
 
 PICTURE = save(noise(9, 9))
@@ -383,3 +385,16 @@ def test_a_model_that_fails_says_nothing_of_why(held: tuple[Held, Rpc]) -> None:
     code, told = rpc.refused("ModelInfer", **latent())
     assert code == "INTERNAL"
     assert "secret" not in told
+
+
+def test_a_version_goes_by_its_alias_and_plain_tensors_by_their_own_shapes(tmp_path: Path) -> None:
+    make_versions(tmp_path, "aliases = { stable = 1, next = 2 }\n")
+    put(tmp_path, "fixed", doubled(2, 3))
+    with serving(models=tmp_path, plain_models=True) as rpc:
+        versions = [rpc.ask("ModelInfer", **picture(model_version=name)).model_version for name in ("", "next", "1")]
+        assert versions == ["1", "2", "1"]
+        code, _ = rpc.refused("ModelInfer", **picture(model_version="old"))
+        assert code == "NOT_FOUND"
+        x = {"name": "x", "datatype": "FP32", "shape": [2, 3], "contents": {"fp32_contents": [1] * 6}}
+        answer = rpc.ask("ModelInfer", model_name="fixed", inputs=[x])
+        assert (answer.outputs[0].shape, answer.raw_output_contents[0]) == ([2, 3], np.full(6, 2, np.float32).tobytes())

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import helper
 
 from app.errors import InvalidModel
 from app.runtime.trial import Trial
 from tests.make_models import make_classifier
+from tests.make_plain import doubled
 from tests.runtime.endless import endless, graph_of
 from tests.service.processes import until
 
@@ -37,13 +38,7 @@ def test_a_graph_that_opens_and_runs_passes(tmp_path: Path) -> None:
 
 
 def test_a_graph_without_rows_is_run_in_its_own_shapes() -> None:
-    doubled = helper.make_node("Add", ["x", "x"], ["y"])
-    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2, 3]) for name in ("x", "y")]
-    model = helper.make_model(
-        helper.make_graph([doubled], "fixed", value[:1], value[1:]),
-        opset_imports=[helper.make_opsetid("", 17)], ir_version=8,
-    )  # fmt: skip
-    TRIAL.run(model.SerializeToString(), {}, "cpu", "onnxruntime")
+    TRIAL.run(doubled(2, 3).SerializeToString(), {}, "cpu", "onnxruntime")
 
 
 def test_a_graph_that_cannot_be_opened_is_refused_with_its_reason() -> None:
