@@ -5,7 +5,7 @@ import logging
 from functools import partial
 from typing import Final
 
-from app.errors import ServiceError
+from app.errors import InvalidRequest, ServiceError
 from app.repository.routes import Chance, Ready, stable_of
 from app.servable import Servable
 from app.serving import Traffic
@@ -83,7 +83,10 @@ class Shadowing:
         if not self._same_rows:
             pixels = prepared.picture.pixels if prepared.picture is not None else 0
             again = partial(shadow.task.prepare, prepared.picture, options)
-            rows = (await shadow.near(pixels, again)).tensors
+            made = await shadow.near(pixels, again)
+            if made.parts is not None:
+                raise InvalidRequest("Pictures that are taken in parts are not compared.")
+            rows = made.tensors
         others, _, _ = await shadow.infer(rows, self._clock() + _SECONDS)
         size = sum(array.size for array in outputs.values())
         return await shadow.near(size, partial(self.primary.task.agreement, outputs, shadow.task, others))

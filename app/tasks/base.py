@@ -109,6 +109,8 @@ class Task(ABC, Generic[OptionsT]):
     optional_inputs: ClassVar[Mapping[str, str]] = {}
     optional_outputs: ClassVar[Mapping[str, str]] = {}
     """Names that it may have besides; what needs one of them is refused by models without it."""
+    made: ClassVar[str] = ""
+    """The output that is a picture and the answer, where there is one."""
     whole: bool = False
     """Whether its graph knows no rows: callers who speak tensors leave the first axis out, which is 1."""
     labelled: ClassVar[bool] = True
@@ -155,8 +157,12 @@ class Task(ABC, Generic[OptionsT]):
         """Make the answer of one call as one PNG."""
 
     def agreement(self, outputs: Tensors, other: "Task[Any]", others: Tensors) -> float:
-        """The share, 0 to 1, in which another version of a model gives the same for the same rows: here of all numbers
-        in outputs that both have, in equal shapes, those that are equal within a hundredth."""
+        """The share, 0 to 1, in which another version of a model gives the same for the same rows: here 1 less the mean
+        difference of pictures, as a share of a colour's range; or of all numbers in outputs that both have, in equal
+        shapes, those that are equal within a hundredth."""
+        if self.made:
+            mine, theirs = (found[self.made].astype(np.float32) for found in (outputs, others))
+            return 1 - float(np.abs(mine - theirs).mean()) / 255 if mine.shape == theirs.shape else 0.0
         shared = [
             (array, others[name])
             for name, array in outputs.items()

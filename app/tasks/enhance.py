@@ -95,6 +95,7 @@ class Enhance(PictureTask[EnhanceOptions]):
     Answer = Enhancement
     optional_inputs: ClassVar[Mapping[str, str]] = {"strength": "float32 [N]"}
     outputs: ClassVar[Mapping[str, str]] = {"enhanced": "uint8 [N,H,W,3]"}
+    made = "enhanced"
     labelled = False
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:

@@ -2,7 +2,7 @@
 
 import secrets
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,7 @@ class Generate(Task[GenerateOptions]):
     Answer = Generated
     inputs: ClassVar[Mapping[str, str]] = {"z": "float32 [N,latent]", "class": "int64 [N]"}
     outputs: ClassVar[Mapping[str, str]] = {"image": "uint8 [N,H,W,3]"}
+    made = "image"
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
@@ -123,11 +124,6 @@ class Generate(Task[GenerateOptions]):
         """The image, or a contact sheet of several."""
         images = _images(outputs)
         return encode_png(images[0] if len(images) == 1 else contact_sheet(list(images)))
-
-    def agreement(self, outputs: Tensors, other: Task[Any], others: Tensors) -> float:
-        """1 less the mean difference of a colour, as a share of its range."""
-        mine, theirs = (found["image"].astype(np.float32) for found in (outputs, others))
-        return 1 - float(np.abs(mine - theirs).mean()) / 255 if mine.shape == theirs.shape else 0.0
 
     def _class(self, label: str | int | None) -> int | None:
         if label is None:

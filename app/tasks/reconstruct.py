@@ -46,6 +46,7 @@ class Reconstruct(FittedTask[ReconstructOptions]):
     outputs: ClassVar[Mapping[str, str]] = {
         "reconstruction": "uint8 [N,H,W,3]", "error": "uint8 [N,H,W]", "score": "float32 [N]",
     }  # fmt: skip
+    made = "reconstruction"
     labelled = False
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: ReconstructOptions) -> list[JsonObject]:
