@@ -16,7 +16,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 LOCKS = ("build", "cpu", "gpu")
 PYTHONS = ("3.11", "3.12", "3.13")
 FLOORS = {
-    "starlette": "1.3.1", "python-multipart": "0.0.31", "h11": "0.16", "pillow": "12.3", "onnx": "1.22",
+    "starlette": "1.3.1", "python-multipart": "0.0.31", "h11": "0.16", "pillow": "13.0", "onnx": "1.22",
     "onnxruntime": "1.30.1", "onnxruntime-gpu": "1.30.1", "ray": "2.54",
 }  # fmt: skip
 """Older ones have known vulnerabilities that reach what is used here."""

@@ -12,6 +12,9 @@ from app.errors import InvalidRequest
 _MAX_FIELDS = 16
 _MAX_FIELD_BYTES = 65_536
 _USUAL_HEADERS = 4
+_USUAL_HEAD_BYTES = 4096
+"""Longer heads of parts are left to the parser, which has limits for them: parameters are taken apart in Python, a
+microsecond for each few bytes."""
 
 Part = tuple[str, str | bytes]
 """A name with its text, or with the bytes of a file."""
@@ -30,7 +33,7 @@ def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
         raise _unreadable("its header names no boundary.")
     reader = _Reader(_charset(parameters.get(b"charset", b"utf-8")), max_files)
     try:
-        if (pieces := _pieces(body, boundary)) is not None:
+        if (pieces := _pieces(body, boundary, max_files + _MAX_FIELDS)) is not None:
             for disposition, content in pieces:
                 reader.add(disposition, content)
             return reader.parts
@@ -46,16 +49,18 @@ def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
     return reader.parts
 
 
-def _pieces(body: bytes, boundary: bytes) -> list[tuple[bytes, bytes]] | None:
+def _pieces(body: bytes, boundary: bytes, most: int) -> list[tuple[bytes, bytes]] | None:
     """Content-Disposition and content of each part of a body as clients write them; None for whatever is unusual, which
     is left to the parser: it looks at every byte of every header, and takes as long as decoding a small picture."""
     delimiter = b"--" + boundary
-    first, *others = body.split(b"\r\n" + delimiter)
+    first, *others = body.split(b"\r\n" + delimiter, most)
     if not first.startswith(delimiter) or not others or others.pop() not in (b"--", b"--\r\n"):
         return None
     pieces = []
     for piece in (first[len(delimiter) :], *others):
         head, blank, content = piece.partition(b"\r\n\r\n")
+        if len(head) > _USUAL_HEAD_BYTES:
+            return None
         lines = head.split(b"\r\n")
         if not blank or lines.pop(0) or len(lines) > _USUAL_HEADERS:
             return None

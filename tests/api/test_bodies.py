@@ -205,6 +205,12 @@ def test_json_that_holds_no_pictures_is_a_bad_request(service: Service, body: by
     assert len(answer.content) < 600
 
 
+def test_json_of_more_values_than_any_request_has_is_refused_before_it_is_read(service: Service) -> None:
+    for path in ("/classify", "/generate"):
+        answer = service.post(path, b'{"images": [' + b"[]," * 90_000 + b"[]]}", headers=JSON)
+        assert (answer.status_code, answer.json()["detail"]) == (400, "The JSON body holds more than 10000 values.")
+
+
 @pytest.mark.parametrize(
     "options",
     ['"top_k": NaN', '"top_k": 1e400', '"top_k": ' + "9" * 4000, '"top_k": -1', '"top_k": null', '"top_k": []',
@@ -279,6 +285,9 @@ def test_a_broken_form_is_the_fault_of_its_sender(service: Service, name: str) -
     [
         (part('Content-Disposition: form-data; name="top_k"', b"1") * 17, "at most 16 fields"),
         (file_part(RED) * 5, "at most 4 files"),
+        (file_part(RED) * 30, "at most 4 files"),
+        (part(f'Content-Disposition: form-data; name="file"; filename="{"n" * 20_000}"', RED), "no valid multipart"),
+        (part(f'X: {"y" * 20_000}\r\nContent-Disposition: form-data; name="a"'), "no valid multipart"),
         (file_part(RED) + file_part(GREEN)[:-9], "ends before its last boundary"),
     ],
 )
