@@ -6,7 +6,7 @@ What may be asked is left to `app.api.protocol_requests`, the elements of tensor
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
@@ -39,6 +39,10 @@ from app.api.uploads import from_base64
 from app.errors import InvalidRequest
 from app.imaging.codec import sniff
 from app.tensors import Tensor, Tensors
+
+_FEW: Final = 10_000
+"""Lists and objects that a request may have besides those of its tensors: an empty one takes twenty times the memory of
+its bytes."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,10 @@ def read_request(body: bytes, header_length: int | None, signature: Signature) -
     end = len(body) if header_length is None else header_length
     if end > len(body):
         raise InvalidRequest(f"Inference-Header-Content-Length is {end}; the whole body has {len(body)} bytes.")
-    message = object_in(body[:end] if end < len(body) else body)
+    text = body[:end] if end < len(body) else body
+    if len(text) > _FEW:
+        _check_size(text, signature)
+    message = object_in(text)
     parameters = _parameters(message)
     rest = _Rest(memoryview(body)[end:])
     tensors, pictures = _inputs(message, rest, signature)
@@ -110,6 +117,12 @@ def write_answer(request: InferRequest, version: int, outputs: Tensors, signatur
     message = {**head, "model_name": signature.model, "model_version": str(version), "outputs": told}
     text = orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY)
     return InferAnswer(b"".join([text, *buffers]), len(text)) if any(buffers) else InferAnswer(text)
+
+
+def _check_size(text: bytes, signature: Signature) -> None:
+    """Refuse JSON that would take far more memory than its bytes, and is no tensor: millions of lists or objects."""
+    if text.count(b"{") > _FEW or text.count(b"[") > _FEW + signature.most_lists:
+        raise InvalidRequest(f"The JSON holds more lists or objects than a request for model {signature.model!r} has.")
 
 
 def object_in(text: bytes) -> dict[str, Any]:

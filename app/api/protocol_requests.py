@@ -52,6 +52,12 @@ class Signature:
             task.whole,
         )
 
+    @property
+    def most_lists(self) -> float:
+        """Lists that the tensors of one request take in JSON at most, whichever of them are nested."""
+        shapes = [tuple(math.inf if size is None else size for size in spec.shape[1:]) for spec in self.inputs.values()]
+        return sum(1 + self.most_rows * sum(math.prod(one[:at]) for at in range(len(one))) for one in shapes)
+
 
 def labels_by_output(servable: Servable) -> dict[str, Sequence[str]]:
     """The labels of a model, for those outputs that have one element for each of them, and that its task knows."""

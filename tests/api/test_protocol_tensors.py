@@ -104,6 +104,13 @@ def test_json_data_may_be_flat_or_nested(data: Any) -> None:
     assert request.tensors["x"].tolist() == [[1, 2], [3, 4]]
 
 
+def test_the_largest_tensor_may_be_nested() -> None:
+    model = signature(np.uint8, 100, 50, 3)
+    rows = np.zeros((model.most_rows, 100, 50, 3), np.uint8)
+    assert read(model, datatype="UINT8", shape=rows.shape, data=rows.tolist()).rows == model.most_rows
+    assert json.dumps(rows.tolist()).count("[") == model.most_lists
+
+
 def test_a_single_input_need_not_say_how_many_bytes_follow() -> None:
     assert read(served("INT8"), datatype="INT8", shape=[1, 2], tail=b"\1\2").tensors["x"].tolist() == [[1, 2]]
 
@@ -193,7 +200,7 @@ BODIES: dict[str, tuple[bytes, int | None, str]] = {
     "not even UTF-8": (b'{"inputs":["\xff"]}', None, "cannot be read"),
     "empty": (b"", None, "cannot be read"),
     "a list": (b"[]", None, "no object"),
-    "deep": (b'{"inputs":' + b"[" * 250_000, None, "cannot be read"),
+    "deep": (b'{"inputs":' + b"[" * 9000, None, "cannot be read"),
     "deep and closed": (b'{"inputs":' + b"[" * 2000 + b"]" * 2000 + b"}", None, "cannot be read|list of objects"),
     "without inputs": (b"{}", None, "'inputs' is a list"),
     "inputs no list": (b'{"inputs":{}}', None, "'inputs' is a list"),
@@ -202,6 +209,8 @@ BODIES: dict[str, tuple[bytes, int | None, str]] = {
     "an unknown input": (b'{"inputs":[{"name":"y"}]}', None, "no input 'y'"),
     "an input without a name": (b'{"inputs":[{"shape":[1,2]}]}', None, "no input that is no text"),
     "NaN": (b'{"inputs":[{"name":"x","datatype":"INT8","shape":[1,2],"data":[NaN,1]}]}', None, "cannot be read"),
+    "a million lists": (b'{"inputs":[' + b"[]," * 1_000_000 + b"[]]}", None, "more lists or objects"),
+    "a million objects": (b'{"inputs":[' + b"{}," * 1_000_000 + b"{}]}", None, "more lists or objects"),
 }
 
 
