@@ -7,18 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from app.errors import CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
 from app.imaging.codec import Decoder, sniff
 from app.settings import FORMATS
+from tests.hostile.files import BOMBS, STRANGERS, TEXTS, flipped
 from tests.imaging import pictures
 from tests.imaging.memory import memory_of
-from tests.imaging.pictures import Pixels, animated_webp, chunk, corners, gif, noise, png, save
+from tests.imaging.pictures import Pixels, corners, noise, png, save
 
 ALL = Decoder(FORMATS)
 APP = Path(__file__).parents[2] / "app"
-SOLID = zlib.compress(bytes(1 << 20), 9)
 
 
 def decode(data: bytes, decoder: Decoder = ALL) -> Pixels:
@@ -28,32 +27,6 @@ def decode(data: bytes, decoder: Decoder = ALL) -> Pixels:
 def test_no_bytes_are_an_empty_body() -> None:
     with pytest.raises(EmptyBody):
         ALL.open(b"")
-
-
-STRANGERS = {
-    "random": np.random.default_rng(1).bytes(5000),
-    "zeros": bytes(5000),
-    "text": "Grüße, dies ist kein Bild.\n".encode() * 40,
-    "zip": b"PK\x03\x04" + bytes(60),
-    "elf": b"\x7fELF\x02\x01\x01" + bytes(60),
-    "html": b"<!doctype html><html><img src=x onerror=alert(1)>",
-    "svg": b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>',
-    "pdf": b"%PDF-1.7\n1 0 obj <</Type /Catalog>> endobj\n%%EOF",
-    "eps": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\nquit\n",
-    "psd": b"8BPS\0\x01" + bytes(6) + struct.pack(">HIIHH", 3, 4, 4, 8, 3) + bytes(40),
-    "ico": save(Image.new("RGB", (16, 16)), "ICO"),
-    "icns": save(Image.new("RGBA", (16, 16)), "ICNS"),
-    "tga": save(Image.new("RGB", (4, 4)), "TGA"),
-    "ppm": save(Image.new("RGB", (4, 4)), "PPM"),
-    "dds": save(Image.new("RGB", (4, 4)), "DDS"),
-    "pcx": save(Image.new("RGB", (4, 4)), "PCX"),
-    "jpeg 2000": save(Image.new("RGB", (4, 4)), "JPEG2000"),
-    "fits": b"SIMPLE  =                    T".ljust(80) + b"BITPIX  =                    8".ljust(80),
-    "xbm": b"#define x_width 8\n#define x_height 8\nstatic char x_bits[] = {0};",
-    "one byte": b"\xff",
-    "riff of sound": b"RIFF\x24\0\0\0WAVEfmt " + bytes(40),
-    "video": b"\0\0\0\x18ftypmp42" + bytes(40),
-}
 
 
 @pytest.mark.parametrize("name", STRANGERS)
@@ -113,10 +86,6 @@ def outcome(data: bytes, decoder: Decoder = ALL) -> object:
         return error.code
 
 
-def flipped(data: bytes, place: int) -> bytes:
-    return data[:place] + bytes([data[place] ^ 0xFF]) + data[place + 1 :]
-
-
 def test_a_png_header_with_a_wrong_checksum_is_corrupt() -> None:
     data = save(noise(40, 40))
     with pytest.raises(CorruptImage):
@@ -140,31 +109,6 @@ def test_a_png_whose_rows_do_not_inflate_is_corrupt() -> None:
 def test_a_header_of_no_pixels_is_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptImage):
         decode(data)
-
-
-BOMBS = {
-    "png of one colour": png(50_000, 50_000, rows=SOLID),
-    "png of one bit": png(30_000, 30_000, 1, 0, SOLID),
-    "png of sixteen bits": png(30_000, 30_000, 16, 0, SOLID),
-    "png of all 31 bits": png(2**31 - 1, 2**31 - 1),
-    "png of a negative width": png(2**32 - 5, 9),
-    "png one row high": png(2**31 - 1, 1),
-    "gif screen": gif(65_535, 65_535),
-    "gif screen and frame": gif(65_535, 65_535, (65_535, 65_535)),
-    "gif frame outside its screen": gif(1, 1, (65_535, 65_535)),
-    "webp lossless": pictures.webp(16_383, 16_383),
-    "webp canvas": animated_webp(16_383, 16_383),
-    "webp canvas of 24 bits": animated_webp(65_535, 65_535),
-    "bmp": pictures.bmp(60_000, 60_000),
-    "bmp upside down": pictures.bmp(60_000, -60_000),
-    "bmp of a negative width": pictures.bmp(-60_000, 60_000),
-    "jpeg": pictures.jpeg(65_500, 65_500),
-    "tiff": pictures.tiff(2**32 - 1, 2**32 - 1),
-    "avif": pictures.avif(9_000, 9_000),
-    "barely too large": png(7072, 7072, rows=SOLID),
-    "above Pillow's own ceiling": png(10_000, 10_000, rows=SOLID),
-    "above twice Pillow's own ceiling": png(14_000, 14_000, rows=SOLID),
-}
 
 
 @pytest.mark.parametrize("name", BOMBS)
@@ -192,14 +136,6 @@ def test_the_pixel_limit_itself_is_allowed_and_one_row_more_is_not(form: str) ->
     assert decode(save(noise(64, 48), form), decoder).shape == (48, 64, 3)
     with pytest.raises(ImageTooLarge, match="64 x 49"):
         decoder.open(save(noise(64, 49), form))
-
-
-TEXTS = {
-    "one that inflates": chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(64 << 20), 9)),
-    "many": b"".join(chunk(b"tEXt", b"k%d\0value" % number) for number in range(20_000)),
-    "a colour profile that inflates": chunk(b"iCCP", b"icc\0\0" + zlib.compress(bytes(50 << 20), 9)),
-    "zeros for EXIF": chunk(b"eXIf", bytes(5 << 20)),
-}
 
 
 @pytest.mark.parametrize("name", TEXTS)
