@@ -4,8 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from tests import make_models
+
+# A test is the same each time; with `--hypothesis-profile long` it looks for what nobody has seen yet.
+settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=200)
+settings.register_profile("long", database=None, deadline=None, max_examples=10_000)
+settings.load_profile("same")
 
 
 @pytest.fixture(scope="session", autouse=True)
