@@ -23,13 +23,14 @@ class Server:
 
 
 @contextmanager
-def running_server(models: Path, *flags: str, ready_within: float = 60.0) -> Iterator[Server]:
-    """Start `imago serve` on the models in a folder, wait until its models are loaded, and stop it at the end.
+def running_server(models: Path, *flags: str, ready_within: float = 60.0, module: str = "app") -> Iterator[Server]:
+    """Start `imago serve`, or another module that takes its flags, on the models in a folder, wait until its models are
+    loaded, and stop it at the end.
 
     Raises:
         RuntimeError: the process ended, or its models were not loaded in time.
     """
-    command = [sys.executable, "-m", "app", "serve", "--models", str(models), "--port", "0", *flags]
+    command = [sys.executable, "-m", module, "serve", "--models", str(models), "--port", "0", *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
             url = _announced(process)
