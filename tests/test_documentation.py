@@ -79,6 +79,28 @@ def test_every_recipe_is_named() -> None:
     assert set(RECIPES) <= QUOTED
 
 
+def promises() -> list[list[str]]:
+    """The rows of the table of promises: what is promised, the tests that prove it, and a figure."""
+    lines = [line for line in section("Promises").splitlines() if line.startswith("| ")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:]]
+
+
+def test_every_promise_names_tests_that_exist() -> None:
+    for promise, proof, *_ in promises():
+        named = re.findall(r"`(tests/\S+?\.py)(?:::(\w+))?`", proof)
+        assert named, promise
+        for path, test in named:
+            text = (ROOT / path).read_text(encoding="utf-8")
+            assert re.search(rf"^def {test or 'test_'}", text, flags=re.MULTILINE), (path, test)
+
+
+def test_every_figure_of_a_promise_names_the_command_that_prints_it() -> None:
+    for promise, _, figure in promises():
+        for module in re.findall(r"`(benchmarks\.\w+)", figure):
+            assert (ROOT / f"{module.replace('.', '/')}.py").is_file(), promise
+        assert "`benchmarks." in figure or not re.search(r"\d", figure), promise
+
+
 def test_every_file_of_the_tree_in_the_readme_exists() -> None:
     tree = section("Files").split("```")[1]
     folder, missing = ROOT, []
