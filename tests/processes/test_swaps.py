@@ -155,3 +155,18 @@ def test_rows_of_the_table_of_loads_are_used_again(tmp_path: Path) -> None:
             assert max(entry["place"] for entry in one.told[-1]["entries"]) <= 2
 
     run(scenario)
+
+
+def test_a_version_that_broke_while_it_served_is_told_to_every_worker(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with engine(tmp_path, workers=2) as (house, (one, other)):
+            (entry,) = house.registry.openings()
+            house.registry.take_away(entry)
+            await house.registry.discard(entry, "It failed on everything.")
+            for caller in (one, other):
+                await until(lambda caller=caller: told(caller) == {1: "failed"})  # type: ignore[misc]
+                assert caller.told[-1]["entries"][0]["reason"] == "It failed on everything."
+            with pytest.raises(NotReady):
+                await one.run(1)
+
+    run(scenario)
