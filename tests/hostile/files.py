@@ -143,7 +143,7 @@ def catalogue() -> Iterator[File]:
     yield from (File("", what, data, UNSUPPORTED) for what, data in STRANGERS.items())
     yield from (File(what.split()[0], f"announcing {what}", data, TOO_LARGE) for what, data in BOMBS.items())
     for what, extra in TEXTS.items():
-        answer = "200" if what == "zeros for EXIF" else CORRUPT
+        answer = "200 red" if what == "zeros for EXIF" else CORRUPT
         yield File("png", f"with texts, {what}", png(4, 1, rows=ROW, extra=extra), answer)
     yield from _broken()
     yield from _good()
@@ -163,4 +163,4 @@ def _good() -> Iterator[File]:
         for what, made in odd.items():
             yield File(form, what, made if isinstance(made, bytes) else made(), "200 red")
     for what, pale in PALE.items():
-        yield File("jpeg" if "JPEG" in what else "png", what, pale(), "200")
+        yield File("jpeg" if "JPEG" in what else "png", what, pale(), "200 red")
