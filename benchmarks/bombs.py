@@ -60,7 +60,7 @@ def main() -> int:
     parser.add_argument("--models", type=Path, default=Path("models"), help="(default: %(default)s)")
     chosen = parser.parse_args()
     rows, bad = [], 0
-    flags = ("--formats", ",".join(FORMATS), "--workers", chosen.workers, "--log-level", "critical")
+    flags = ("--formats", ",".join(FORMATS), "--workers", chosen.workers, "--log-level", "error")
     with running_server(chosen.models, *flags) as server:
         watched = Watched(server, good_request())
         for what, data in files():

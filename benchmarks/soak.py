@@ -275,9 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as folder:
         root, cache = Path(folder) / "models", str(Path(folder) / "cache")
         write_models(chosen.models, root, chosen.plant_leak)
-        flags = ("--workers", chosen.workers, "--model-control", "--cache", cache, "--log-level", "critical")
+        flags = ["--workers", chosen.workers, "--model-control", "--cache", cache, "--log-level", "error"]
+        flags += ["--keep-alive-seconds", "2", "--trial-seconds", "0"]  # a trial knows no backend of ours
         module = "benchmarks.leaky" if chosen.plant_leak else "app"
-        with running_server(root, *flags, "--keep-alive-seconds", "2", module=module) as server:
+        with running_server(root, *flags, module=module) as server:
             seen = asyncio.run(soak(server, chosen.minutes * 60, chosen.rate))
     print(report(seen))
     for what in seen.failed[:10]:

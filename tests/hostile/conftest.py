@@ -12,7 +12,7 @@ from tests.hostile.asking import Watched, good_request
 from tests.make_models import make_classifier
 
 MAX_BODY = 8_000_000
-QUIET = ("--log-level", "critical", "--device", "cpu", "--threads", "1", "--max-body-bytes", str(MAX_BODY))
+QUIET = ("--log-level", "error", "--device", "cpu", "--threads", "1", "--max-body-bytes", str(MAX_BODY))
 
 
 @pytest.fixture(scope="session")
