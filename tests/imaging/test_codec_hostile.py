@@ -11,7 +11,8 @@ import pytest
 from app.errors import CorruptImage, EmptyBody, ImageTooLarge, ServiceError, UnsupportedImage
 from app.imaging.codec import Decoder, sniff
 from app.settings import FORMATS
-from tests.hostile.files import BOMBS, STRANGERS, TEXTS, flipped
+from tests.hostile.damaged import flipped
+from tests.hostile.files import BOMBS, STRANGERS, TEXTS
 from tests.imaging import pictures
 from tests.imaging.memory import memory_of
 from tests.imaging.pictures import Pixels, corners, noise, png, save
