@@ -106,7 +106,7 @@ def members() -> Iterator[tuple[str, bytes]]:
     for place in ("shared_memory_region", "shared_memory_offset", "shared_memory_byte_size"):
         yield place, with_input(parameters={place: "x"})
         yield f"{place} of an output", with_output(parameters={place: "x"})
-    yield "a reserved parameter", with_input(whole={"parameters": {"triton_enable_empty_final_response": True}})
+    yield "a reserved parameter", with_input(whole={"parameters": {"triton_final_response": True}})
     yield "an output twice", with_input(whole={"outputs": [{"name": "energy"}] * 2})
     yield "ten thousand outputs", with_input(whole={"outputs": [{"name": "energy"}] * 10_000})
     yield "an input twice", infer(json.dumps({"inputs": [IMAGE, IMAGE]}).encode())

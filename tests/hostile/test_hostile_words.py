@@ -38,6 +38,7 @@ QUERIES: dict[str, str] = {
     **{f"/generate?class={value}": WRONG for value in ("", "-1", "3", "1e0", "unknown", "%00", "9" * 5000)},
     **{f"/classify?version={value}": WRONG for value in NUMBERS},
     **{f"/classify?version={value}": UNKNOWN for value in ("0", "2", "-1", "9223372036854775808")},
+    **{f"/classify?version={value}": UNKNOWN for value in ("inf", "true", "null")},  # names that a version may have
     "/classify?": "200 red",
     "/classify?&&&": "200 red",
     "/classify?top_k": WRONG,
