@@ -28,6 +28,6 @@ def _no_cache() -> Iterator[None]:
 def model_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model folder with a tiny model of each task."""
     root = tmp_path_factory.mktemp("models")
-    for kind in ("classifier", "segmenter", "detector", "denoiser", "autoencoder", "generator"):
+    for kind in ("classifier", "segmenter", "detector", "denoiser", "autoencoder", "embedder", "generator"):
         getattr(make_models, f"make_{kind}")(root)
     return root

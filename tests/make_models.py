@@ -27,6 +27,8 @@ from app.serving import SERVING
 COLOURS = ("red", "green", "blue")
 CLASSES = 4
 """Of the foreign files."""
+LITTLE = 0.01
+"""Added to what may be zero before it is brought to length 1."""
 SHARPNESS = 8.0
 """Logits are this many times a channel's mean, 0 to 1."""
 
@@ -223,6 +225,29 @@ def make_autoencoder(
     graph = _graph(nodes, _picture(size), outputs, {})
     facts = {"image": _input(size), **manifest}
     return _write(root, graph, (), name=name, version=version, task="reconstruct", **facts)
+
+
+def make_embedder(root: Path, name: str = "tiny-embedder", version: int = 1, size: int = 8, **manifest: Any) -> Path:
+    """Means of each channel in each quarter of the picture, a little added, at length 1: `embedding_of` redoes it."""
+    half = size // 2
+    nodes = [
+        *_scaled(),
+        helper.make_node("Transpose", ["x"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("AveragePool", ["planes"], ["quarters"], kernel_shape=[half, half], strides=[half, half]),
+        helper.make_node("Flatten", ["quarters"], ["means"], axis=1),
+        helper.make_node("Add", ["means", "little"], ["not_zero"]),
+        helper.make_node("LpNormalization", ["not_zero"], ["embedding"], axis=1, p=2),
+    ]
+    outputs = {"embedding": (TensorProto.FLOAT, ["N", 12])}
+    graph = _graph(nodes, _picture(size), outputs, {"little": np.float32([LITTLE])})
+    return _write(root, graph, (), name=name, version=version, task="embed", **{"image": _input(size), **manifest})
+
+
+def embedding_of(picture: np.ndarray) -> np.ndarray:
+    """What the embedder makes of a picture uint8 [H,W,3] that has its size."""
+    half = len(picture) // 2
+    quarters = (picture / 255.0).reshape(2, half, 2, half, 3).mean((1, 3)).transpose(2, 0, 1).ravel() + LITTLE
+    return quarters / np.linalg.norm(quarters)
 
 
 def make_generator(

@@ -57,6 +57,42 @@ def separation(inside: NDArray[np.floating], outside: NDArray[np.floating]) -> f
     return float(binary_auroc((scores - low) / (high - low).clamp_min(1e-12), target))
 
 
+def retrieval(embeddings: NDArray[np.floating], labels: NDArray[np.integer]) -> dict[str, float]:
+    """How often a picture's nearest others are of its class: of float [N,D] of length 1, each row asked of the others.
+
+    recall@k: whether one of the k nearest is. mAP@R: the mean precision at each hit among the R nearest, R the number
+    of others of the class (Musgrave et al. 2020, "A metric learning reality check", section 3.2).
+    """
+    others = np.bincount(labels)[labels] - 1
+    count = min(len(labels) - 1, max(5, int(others.max(initial=1))))
+    near = nearest(embeddings, embeddings, count, apart=True)
+    hits = labels[near] == labels[:, None]
+    within = np.arange(count) < others[:, None]
+    precision = hits.cumsum(1) / np.arange(1, count + 1)
+    mean = (precision * (hits & within)).sum(1) / np.maximum(1, others)
+    return {
+        "recall_at_1": float(hits[:, 0].mean()),
+        "recall_at_5": float(hits[:, :5].any(1).mean()),
+        "map_at_r": float(mean[others > 0].mean()),
+    }
+
+
+def nearest(
+    asked: NDArray[np.floating], known: NDArray[np.floating], count: int, apart: bool = False
+) -> NDArray[np.integer]:
+    """Row numbers [N,count] of the rows of float [M,D] with the largest inner product with each of float [N,D], largest
+    first; with `apart` the row of the same number is left out."""
+    found = []
+    for start in range(0, len(asked), 500):
+        likeness = asked[start : start + 500] @ known.T
+        if apart:
+            likeness[np.arange(len(likeness)), np.arange(start, start + len(likeness))] = -np.inf
+        best = np.argpartition(-likeness, count - 1, axis=1)[:, :count]
+        order = np.argsort(-np.take_along_axis(likeness, best, 1), axis=1, kind="stable")
+        found.append(np.take_along_axis(best, order, 1))
+    return np.concatenate(found)
+
+
 def calibration_error(probabilities: NDArray[np.floating], labels: NDArray[np.integer]) -> float:
     """Expected calibration error of float [N,C] in 15 bins (Guo et al. 2017)."""
     return float(

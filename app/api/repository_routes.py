@@ -116,6 +116,7 @@ def _task(registry: Registry, kind: str, entries: list[Entry]) -> TaskSummary:
         path=f"/{kind}",
         summary=TASKS[kind].summary,
         takes_picture=issubclass(TASKS[kind], PictureTask),
+        answers=["application/json", *(f"image/{form}" for form in TASKS[kind].Options().forms)],
         default_model=default.manifest.name if default and default.manifest.name in names else None,
         models=list(dict.fromkeys(names)),
         options=TASKS[kind].Options.model_json_schema(),

@@ -91,6 +91,7 @@ class TaskSummary(BaseModel):
     path: str
     summary: str
     takes_picture: bool = Field(description="Whether the body is a picture; otherwise it is options alone.")
+    answers: list[str] = Field(description="Media types of the answer, for `Accept`.")
     default_model: str | None
     models: list[str]
     options: dict[str, Any] = Field(description="JSON Schema of the options.")

@@ -80,7 +80,7 @@ class _Asking:
 def _verb(task: type[Task[Any]], console: Console) -> Callable[..., None]:
     def run(**flags: Any) -> None:
         chosen: Choices = {"model": flags["model"], "version": flags["version"], "options": options_of(task, flags)}
-        save: Path | None = flags["save"]
+        save: Path | None = flags.get("save")
         if save is not None:
             save.mkdir(parents=True, exist_ok=True)
         records = asyncio.run(_ask_all(task, flags.get("files"), chosen, save, client_of(flags)))
@@ -100,13 +100,13 @@ def _parameters(task: type[Task[Any]]) -> list[inspect.Parameter]:
     as_json = typer.Option("--json", help="Print each result as a line of JSON.")
     save = typer.Option(help="Folder for what is drawn: a file for each picture.", metavar="DIR", file_okay=False)
     keyword = inspect.Parameter.KEYWORD_ONLY
-    takes = issubclass(task, PictureTask)
+    takes, draws = issubclass(task, PictureTask), bool(task.Options().forms)
     return [
         *([inspect.Parameter("files", keyword, annotation=Annotated[list[Path], files])] if takes else []),
         *option_flags(task),
         *target_flags(),
         inspect.Parameter("json", keyword, default=False, annotation=Annotated[bool, as_json]),
-        inspect.Parameter("save", keyword, default=None, annotation=Annotated[Path | None, save]),
+        *([inspect.Parameter("save", keyword, default=None, annotation=Annotated[Path | None, save])] if draws else []),
         *service_flags(),
     ]
 
@@ -125,8 +125,8 @@ async def _ask_all(
         asking = _Asking(client, task, chosen, save)
         if files is None:
             return await asking.about(None, None)
-        form = task.Options.model_validate(chosen.get("options", {})).forms[0]
-        drawings = [None] * len(files) if save is None else _drawings(files, save, form)
+        forms = task.Options.model_validate(chosen.get("options", {})).forms
+        drawings = [None] * len(files) if save is None else _drawings(files, save, forms[0])
         each = [in_turn(asking.about(file, drawing)) for file, drawing in zip(files, drawings, strict=True)]
         return [record for records in await asyncio.gather(*each) for record in records]
 

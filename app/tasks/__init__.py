@@ -8,6 +8,7 @@ from app.manifest import Manifest
 from app.tasks.base import Graph, Prepared, Task
 from app.tasks.classify import Classify
 from app.tasks.detect import Detect
+from app.tasks.embed import Embed
 from app.tasks.enhance import Enhance
 from app.tasks.generate import Generate
 from app.tasks.plain import Plain
@@ -17,7 +18,7 @@ from app.tasks.segment import Segment
 __all__ = ["TASKS", "Graph", "Prepared", "Task", "build_task"]
 
 TASKS: Mapping[str, type[Task[Any]]] = {
-    task.kind: task for task in (Classify, Segment, Detect, Enhance, Reconstruct, Generate)
+    task.kind: task for task in (Classify, Segment, Detect, Enhance, Reconstruct, Embed, Generate)
 }
 
 

@@ -65,6 +65,13 @@ def test_a_picture_is_answered_where_one_is_accepted(
     assert Image.open(io.BytesIO(answer.content), formats=["PNG"]).size == size
 
 
+def test_a_task_that_draws_nothing_answers_json_alone(service: Service) -> None:
+    answer = service.post("/embed", PICTURE)
+    assert (answer.status_code, len(answer.json()["results"][0]["embedding"])) == (200, 12)
+    refused = service.post("/embed", PICTURE, accept="image/png")
+    assert (refused.status_code, refused.json()["code"]) == (406, "not-acceptable")
+
+
 def test_an_answer_of_one_picture_takes_one_picture(service: Service) -> None:
     files = [("file", ("a", PICTURE))] * 2
     answer = service.ask("POST", "/segment", files=files, headers={"accept": "image/png"})

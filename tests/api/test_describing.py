@@ -44,6 +44,7 @@ def test_models_are_listed_by_name(service: Service) -> None:
         ("tiny-classifier", 1, "classify", "ready"),
         ("tiny-denoiser", 1, "enhance", "ready"),
         ("tiny-detector", 1, "detect", "ready"),
+        ("tiny-embedder", 1, "embed", "ready"),
         ("tiny-generator", 1, "generate", "ready"),
         ("tiny-segmenter", 1, "segment", "ready"),
     ]
@@ -143,8 +144,13 @@ def test_every_task_is_described_with_its_options(service: Service) -> None:
     assert found["segment"]["default_model"] == "tiny-segmenter"
     assert found["segment"]["path"] == "/segment"
     assert {kind: task["takes_picture"] for kind, task in found.items()} == {
-        "classify": True, "segment": True, "detect": True, "enhance": True, "reconstruct": True, "generate": False,
+        "classify": True, "segment": True, "detect": True, "enhance": True, "reconstruct": True, "embed": True,
+        "generate": False,
     }  # fmt: skip
+    assert found["embed"]["answers"] == ["application/json"]
+    assert found["enhance"]["answers"] == [
+        "application/json", "image/png", "image/jpeg", "image/webp",
+    ]
     assert set(found["generate"]["options"]["properties"]) == {"count", "class", "seed", "index", "to", "truncation"}
 
 

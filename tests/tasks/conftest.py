@@ -33,5 +33,10 @@ def autoencoder(model_root: Path) -> Asked:
 
 
 @pytest.fixture(scope="session")
+def embedder(model_root: Path) -> Asked:
+    return opened(model_root / "tiny-embedder" / "1")
+
+
+@pytest.fixture(scope="session")
 def generator(model_root: Path) -> Asked:
     return opened(model_root / "tiny-generator" / "1")

@@ -27,6 +27,7 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
         {"probabilities": "float32 [?,10]", "embedding": "float32 [?,8]", "cam": "float32 [?,4,4]",
          "energy": "float32 [?]"},
     ),
+    "cifar10-embedder": ({"image": "uint8 [?,32,32,3]"}, {"embedding": "float32 [?,8]"}),
     "camvid-segmenter": (
         {"image": "uint8 [?,360,480,3]"},
         {"mask": "uint8 [?,360,480]", "confidence": "uint8 [?,360,480]"},
@@ -234,6 +235,20 @@ def test_a_recipe_without_a_training_of_its_own_exports_from_anothers_run(
     assert read_labels(folder, manifest) == ("picture",)
     assert verify(folder, data) == manifest.metrics
     assert "export cifar10-vae-generator --run runs/cifar10-autoencoder" in str(manifest.training["export"])
+
+
+def test_a_classifiers_run_is_exported_as_an_embedder_of_the_same_features(
+    models: Path, tiny_runs: dict[str, Run], data: Path, tmp_path: Path
+) -> None:
+    folder = export(RECIPES["cifar10-embedder"], tiny_runs["cifar10-classifier"], data, tmp_path)
+    manifest = read_manifest(folder)
+    assert manifest.training["recipe"] == "cifar10-embedder"
+    assert "--run runs/cifar10-classifier " in str(manifest.training["export"])
+    assert verify(folder, data) == manifest.metrics
+    images = some_images(4)
+    found = OrtSession((folder / "model.onnx").read_bytes()).run({"image": images})["embedding"]
+    of_classifier = open_graph(models, "cifar10-classifier").run({"image": images})["embedding"]
+    np.testing.assert_allclose(found, of_classifier, atol=1e-5)
 
 
 def test_parity_counts_what_differs() -> None:

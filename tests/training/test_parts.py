@@ -13,6 +13,8 @@ from training.metrics import (
     confusion,
     fit_temperature,
     intersection_over_union,
+    nearest,
+    retrieval,
     separation,
 )
 from training.networks.classifier import WhiteningStem
@@ -125,6 +127,21 @@ def test_separation_is_the_chance_to_rank_a_stranger_higher() -> None:
     assert separation(np.array([1.0, 2.0]), np.array([3.0, 9.0])) == 1
     assert separation(np.array([1.0, 4.0]), np.array([2.0, 9.0])) == 0.75
     assert separation(np.array([5.0, 5.0]), np.array([5.0, 5.0])) == 0.5
+
+
+def test_retrieval_counts_pictures_of_the_same_class_among_the_nearest_others() -> None:
+    angles = np.radians([0, 10, 15, 90, 110, 250])
+    vectors = np.stack([np.cos(angles), np.sin(angles)], 1)
+    # Nearest others in order: 10 15 ..., 15 0 ..., 10 0 90 ..., 110 15 ..., 90 15 ..., and 250 is alone in its class.
+    found = retrieval(vectors, np.array([0, 0, 1, 1, 1, 2]))
+    assert found["recall_at_1"] == pytest.approx(3 / 6)
+    assert found["recall_at_5"] == pytest.approx(5 / 6)
+    assert found["map_at_r"] == pytest.approx((1 + 0 + 0 + 1 + 1) / 5)
+
+
+def test_nearest_rows_come_largest_product_first() -> None:
+    known = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]])
+    assert nearest(np.array([[0.0, 2.0], [3.0, 0.1]]), known, 2).tolist() == [[1, 2], [0, 2]]
 
 
 def test_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:

@@ -17,6 +17,7 @@ from training.run import Run
 
 TINY: dict[str, dict[str, Any]] = {
     "cifar10-classifier": {"epochs": 2, "batch_size": 8, "widths": (8, 8, 8), "held_out": 5},
+    "cifar10-embedder": {"epochs": 1, "batch_size": 8, "widths": (8, 8, 8), "held_out": 5},
     "camvid-segmenter": {
         "epochs": 2, "batch_size": 2, "width": 8, "window": (64, 96), "warm_up": 1, "validate_every": 1,
     },

@@ -52,7 +52,7 @@ def truth(version: Version, data: Path) -> Truth:
     """
     folders: dict[str, Callable[[Path], Truth]] = {"classify": labelled, "segment": masked, "detect": boxed}
     if version.manifest.task not in folders:
-        raise InvalidModel(f"{_name(version)} makes pictures: `imago-train verify` computes the figures of its card.")
+        raise InvalidModel(f"{_name(version)} labels nothing: `imago-train verify` computes the figures of its card.")
     recipe = RECIPES.get(str(version.manifest.training.get("recipe")))
     if recipe is not None:
         try:

@@ -97,6 +97,21 @@ class DenseClassifyGraph(Graph):
         return cast(Tensor, self.network(scaled(image)))
 
 
+class EmbedGraph(Graph):
+    """image uint8 [N,H,W,3] to embedding float32 [N,D]: pooled features at L2 norm 1."""
+
+    inputs = ("image",)
+    outputs = ("embedding",)
+
+    def __init__(self, network: Pooling) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        """The embeddings."""
+        return functional.normalize(self.network.features(scaled(image)).mean((2, 3)))
+
+
 class SegmentGraph(Graph):
     """image uint8 [N,H,W,3] to mask uint8 [N,H,W] (the class) and confidence uint8 [N,H,W] (255 x its probability)."""
 

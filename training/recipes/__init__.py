@@ -10,6 +10,7 @@ from training.recipes.bsds_upscaler import BsdsUpscaler
 from training.recipes.camvid_segmenter import CamvidSegmenter
 from training.recipes.cifar10_autoencoder import Cifar10Autoencoder, Cifar10VaeGenerator
 from training.recipes.cifar10_classifier import Cifar10Classifier
+from training.recipes.cifar10_embedder import Cifar10Embedder
 from training.recipes.cifar10_generator import Cifar10Generator
 from training.recipes.folder_generator import FolderGenerator
 from training.recipes.imagefolder_classifier import ImageFolderClassifier
@@ -22,6 +23,6 @@ RECIPES: Mapping[str, Recipe[Any]] = {
     for recipe in (
         Cifar10Classifier(), CamvidSegmenter(), Cifar10Generator(), ImageFolderClassifier(), MaskSegmenter(),
         FolderGenerator(), MnistCnn(), CifarCnn(), BccdDetector(), VocDetector(), BsdsDenoiser(), BsdsUpscaler(),
-        Cifar10Autoencoder(), Cifar10VaeGenerator(),
+        Cifar10Autoencoder(), Cifar10VaeGenerator(), Cifar10Embedder(),
     )
 }  # fmt: skip

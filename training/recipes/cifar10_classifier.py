@@ -179,10 +179,9 @@ class Cifar10Classifier(Recipe[ClassifierHyper]):
 
     def graph(self, hyper: ClassifierHyper, weights: dict[str, Tensor], data: Path) -> ClassifyGraph:
         """The trained network, its temperature fitted on the first half of the held-out training pictures."""
-        network = trained(hyper, weights)
+        network = recounted(trained(hyper, weights), hyper, data)
         images, labels = load(data, "train")
-        training, held_out = split(len(images), hyper.held_out)
-        recount(network, ((as_pictures(images[part]),) for (part,) in Slices((training[:10_000],), 500)))
+        _, held_out = split(len(images), hyper.held_out)
         rows = held_out[: len(held_out) // 2]
         with torch.no_grad():
             logits = torch.cat([network(as_pictures(images[part])) for (part,) in Slices((rows,), 500)])
@@ -262,3 +261,11 @@ def trained(hyper: ClassifierHyper, weights: dict[str, Tensor]) -> Classifier:
     network = Classifier(len(cifar.CLASSES), hyper.widths)
     network.load_state_dict(submodule(weights, "average.module"))
     return network.eval()
+
+
+def recounted(network: Classifier, hyper: ClassifierHyper, data: Path) -> Classifier:
+    """The same with the statistics of its averaged weights, from 10,000 training pictures."""
+    images, _ = load(data, "train")
+    training, _ = split(len(images), hyper.held_out)
+    recount(network, ((as_pictures(images[part]),) for (part,) in Slices((training[:10_000],), 500)))
+    return network

@@ -3,7 +3,9 @@ import { getJson } from "./key.js";
 // Shows what the public API says of itself; labels and reasons are inserted as text, never as markup.
 function examples(task, url) {
   const body = task.takes_picture ? "--data-binary @picture.jpg" : "-X POST";
-  return [`# ${task.summary}`, `curl ${body} ${url}`, `curl ${body} -H 'Accept: image/png' ${url} -o ${task.task}.png`];
+  const drawn = task.answers.includes("image/png");
+  const drawing = drawn ? [`curl ${body} -H 'Accept: image/png' ${url} -o ${task.task}.png`] : [];
+  return [`# ${task.summary}`, `curl ${body} ${url}`, ...drawing];
 }
 
 function row(model) {
