@@ -194,6 +194,37 @@ class ControlOff(ServiceError):
         )
 
 
+class GalleriesOff(ServiceError):
+    """There are no galleries here."""
+
+    code = "galleries-off"
+
+    def __init__(self) -> None:
+        super().__init__("Galleries are switched off: the operator gives them a folder with --galleries.")
+
+
+class GalleryNotFound(ServiceError):
+    """No such gallery, or no such id in it, or another key's."""
+
+    code = "gallery-not-found"
+
+    def __init__(self, name: str, identity: str | None = None) -> None:
+        which = "" if identity is None else f"id {identity[:128]!r} in the "
+        super().__init__(f"There is no {which}gallery {name[:64]!r}: GET /galleries lists those of this key.")
+
+
+class GalleryConflict(ServiceError):
+    """The gallery holds embeddings of another model or version; the detail says what to do."""
+
+    code = "gallery-conflict"
+
+
+class GalleryFull(ServiceError):
+    """There is no room for another gallery, or for more vectors."""
+
+    code = "gallery-full"
+
+
 class RouteNotFound(ServiceError):
     """No route has this path."""
 

@@ -21,9 +21,11 @@ MAY_IMPORT = {
     "security": {"errors", "manifest"},
     "servable": FLOOR | {"imaging", "telemetry", "tasks", "scheduling", "runtime", "mending", "signature"},
     "mending": {"scheduling", "runtime"},
+    "galleries": {"errors", "manifest"},
     "repository": FLOOR | {"tasks", "servable"},
     "processes": FLOOR | {"telemetry", "security", "scheduling", "runtime", "servable", "repository"},
-    "api": FLOOR | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security"},
+    "api": FLOOR
+    | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security", "galleries"},
     "wire": {"errors", "api", "drain"},
     "server": {"errors", "settings", "processes", "wire", "drain"},
     "rpc": FLOOR | {"settings", "api", "security", "telemetry", "repository"},
@@ -49,6 +51,8 @@ HOME = {
     "rich": {"__main__", "commands"},
     "httpx": {"client"},
     "pyarrow": {"batch"},
+    "faiss": {"galleries"},
+    "sqlite3": {"galleries"},
     "torch": set(),
     "training": set(),
 }
