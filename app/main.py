@@ -8,7 +8,7 @@ import socket
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,8 @@ from app import __version__
 from app.api.access import AccessControl, describe_keys
 from app.api.admin import audit, guard
 from app.api.fast_path import FastPath
+from app.api.gallery_calls import GalleryCalls
+from app.api.gallery_routes import gallery_routes
 from app.api.management_routes import Management, Manages, management_routes
 from app.api.middleware import Direct, Edge, answer_refusal
 from app.api.openapi import completed
@@ -34,7 +36,8 @@ from app.api.repository_routes import repository_routes
 from app.api.system_routes import is_ready, system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
 from app.drain import Drain
-from app.errors import InvalidSettings, ServiceError
+from app.errors import InvalidSettings, Overloaded, ServiceError
+from app.galleries.galleries import Galleries
 from app.imaging.budget import Budget
 from app.imaging.codec import Decoder
 from app.manifest import nearest
@@ -56,6 +59,7 @@ from app.servable import Resources, open_servable
 from app.settings import Settings
 from app.signature import require_verifier
 from app.tasks import TASKS
+from app.tasks.embed import Embed
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -143,6 +147,15 @@ def read_keys(settings: Settings) -> KeyRing | None:
         InvalidKeys: the file of keys cannot be used.
     """
     return None if settings.keys is None else KeyRing(KeyFile(settings.keys.expanduser()))
+
+
+def open_galleries(settings: Settings) -> Galleries | None:
+    """The galleries that this process serves beside others; None where there are none.
+
+    Raises:
+        InvalidSettings: their folder cannot be used.
+    """
+    return None if settings.galleries is None else Galleries(settings.galleries.expanduser(), settings.max_vectors)
 
 
 def create_app(settings: Settings, on_loaded: OnLoaded = lambda registry: None) -> FastAPI:
@@ -248,6 +261,7 @@ def _application(
         loading = asyncio.create_task(load())
         loading.add_done_callback(_log_failure)
         keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
+        resuming = asyncio.create_task(galleries.resume()) if settings.galleries else None
         reminding = asyncio.create_task(_remind()) if settings.insecure_no_auth and process == 0 else None
         yield
         loading.cancel()
@@ -255,13 +269,21 @@ def _application(
             reminding.cancel()
         if rpc is not None:
             await rpc.stop(settings.drain_seconds)
+        if resuming is not None:
+            resuming.cancel()
+        await galleries.close()
         await registry.close()
         keeping.cancel()
 
     drain = Drain()
     limits = Limits(settings.max_pictures, settings.request_timeout_seconds)
     endpoints = task_endpoints(registry, limits)
+    galleries = GalleryCalls(open_galleries(settings), endpoints[f"/{Embed.kind}"])
     infer = InferEndpoint(registry, limits, settings.max_body_bytes)
+
+    async def count_vectors() -> None:
+        with suppress(Overloaded):  # then it is as it was when somebody asked before
+            metrics.gallery_vectors = await galleries.total()
 
     def direct(path: str) -> Direct | None:
         return endpoints.get(path) or infer.at(path)
@@ -282,7 +304,8 @@ def _application(
         repository_routes(registry),
         protocol_routes(registry, models),
         management_routes(management),
-        system_routes(registry, metrics, settings.strict_readiness, lambda: drain.begun),
+        gallery_routes(galleries, settings.max_pictures, metrics.gallery_seconds),
+        system_routes(registry, metrics, settings.strict_readiness, lambda: drain.begun, count_vectors),
     )
     app = _Application(
         edge, title="imago", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,

@@ -50,6 +50,8 @@ class Settings(BaseSettings):
     default_models: Annotated[Mapping[str, str], NoDecode] = Field(
         {}, description="Model that answers where a request names none: classify=NAME,segment=NAME."
     )
+    galleries: Path | None = Field(None, description="Folder of galleries, made if it is not there; none for none.")
+    max_vectors: int = Field(1_000_000, ge=1, le=100_000_000, description="Most vectors of all galleries together.")
     formats: Annotated[tuple[str, ...], NoDecode] = Field(
         ("jpeg", "png", "webp"), description="Picture formats taken; also known: bmp, gif, tiff, avif."
     )
@@ -104,7 +106,9 @@ class Settings(BaseSettings):
             raise ValueError("it needs a tls_certificate")
         return value
 
-    @field_validator("cache", "grpc_port", "keys", "signed_by", "tls_certificate", "tls_key", mode="before")
+    @field_validator(
+        "cache", "galleries", "grpc_port", "keys", "signed_by", "tls_certificate", "tls_key", mode="before"
+    )
     @classmethod
     def _no_file(cls, value: object) -> object:
         return None if value == "" else value

@@ -58,12 +58,12 @@ def call_from_query(kind: str, query: bytes) -> Call:
     Raises:
         InvalidOption: an option is unknown (the nearest known one is named), twice there, or out of its range.
     """
-    return _remembered(kind, query) if len(query) <= _REMEMBERED_BYTES else call_of(kind, _pairs(query))
+    return _remembered(kind, query) if len(query) <= _REMEMBERED_BYTES else call_of(kind, query_values(query))
 
 
 def call_with_body(kind: str, query: bytes, body: Mapping[str, Any]) -> Call:
     """The call of a query string and of options in a body, which win."""
-    return call_of(kind, {**_pairs(query), **body})
+    return call_of(kind, {**query_values(query), **body})
 
 
 def call_of(kind: str, values: Mapping[str, Any]) -> Call:
@@ -116,7 +116,7 @@ def timeout_seconds(header: bytes | None, default: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _remembered(kind: str, query: bytes) -> Call:
-    return call_of(kind, _pairs(query))
+    return call_of(kind, query_values(query))
 
 
 @lru_cache
@@ -135,7 +135,8 @@ def _quality(ranges: list[tuple[str, float]], known: str) -> tuple[float, int]:
     return weight, precision
 
 
-def _pairs(query: bytes) -> dict[str, str]:
+def query_values(query: bytes) -> dict[str, str]:
+    """The options of a query string. Raises `InvalidOption` as `call_from_query` where it cannot be read."""
     try:
         pairs = parse_qsl(query.decode("ascii"), keep_blank_values=True, max_num_fields=32)
     except (UnicodeDecodeError, ValueError):

@@ -40,8 +40,8 @@ _HEADERS: Final = {
 }
 _ALWAYS: Final = ("X-Request-ID", "traceparent", "Server-Timing")
 _WITH: Final = {"401": ("WWW-Authenticate",), "429": ("Retry-After",), "503": ("Retry-After",)}
-_EXAMPLES: Final = {"name": "cifar10-classifier", "version": 1}
-"""Of what stands in paths: a shipped model."""
+_EXAMPLES: Final = {"name": "cifar10-classifier", "version": 1, "gallery": "faces", "id": "anna"}
+"""Of what stands in paths: a shipped model, and what may be in a gallery."""
 
 
 def completed(document: Json) -> Json:

@@ -142,7 +142,7 @@ def task_operation(task: type[Task[Any]]) -> dict[str, Any]:
     ]
     return {
         "parameters": [*query, TIMEOUT],
-        "requestBody": _picture_body(options) if issubclass(task, PictureTask) else _options_body(task),
+        "requestBody": picture_body(options) if issubclass(task, PictureTask) else _options_body(task),
         "responses": {"200": {"content": {f"image/{form}": BINARY for form in task.Options().forms}}},
     }
 
@@ -154,7 +154,8 @@ TIMEOUT: Final = {
 """A parameter of every route that runs a model."""
 
 
-def _picture_body(options: dict[str, Any]) -> dict[str, Any]:
+def picture_body(options: dict[str, Any]) -> dict[str, Any]:
+    """Every form of a body that holds pictures, and besides them which model is to answer, and these options."""
     file = {"type": "array", "minItems": 1, "items": BINARY["schema"]}
     images = {"type": "array", "minItems": 1, "items": {"type": "string", "contentEncoding": "base64"}}
     return {

@@ -40,8 +40,14 @@ _DOCS_POLICY: Final = _POLICY | {
 }
 
 
-def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: Callable[[], bool]) -> APIRouter:
-    """The routes that containers, monitors and browsers ask."""
+def system_routes(
+    registry: Registry,
+    metrics: Metrics,
+    strict: bool,
+    draining: Callable[[], bool],
+    count: Callable[[], Awaitable[None]] | None = None,
+) -> APIRouter:
+    """The routes that containers, monitors and browsers ask; `count` sets metrics that are found out when asked for."""
     router = APIRouter(tags=["system"])
 
     @router.get(
@@ -88,6 +94,8 @@ def system_routes(registry: Registry, metrics: Metrics, strict: bool, draining: 
 
     @router.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def prometheus(request: Request) -> Response:
+        if count is not None:
+            await count()
         body, media_type = metrics.render(request.headers.get("accept", ""))
         return Response(body, headers={"Content-Type": media_type})
 

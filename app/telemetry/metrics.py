@@ -10,7 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from app.telemetry.board import Board
@@ -93,6 +93,13 @@ class Metrics(Collector):
         # Each process knows all the models, so that their sum would count every one several times.
         self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
         self.models_loaded = self._models_loaded.labels()
+        self._gallery_seconds = HistogramFamily(
+            own, "imago_gallery_search_seconds", "Searching a gallery, without making the embeddings.", (),
+            _STAGE_SECONDS,
+        )  # fmt: skip
+        self.gallery_seconds = self._gallery_seconds.labels()
+        self.gallery_vectors = 0
+        """Vectors of all galleries: all processes would count the same ones, so whoever is scraped asks just before."""
         self.pulse = Pulse(self._segments, own)
         self.statistics = Statistics(self._segments, own)
         self.registry = CollectorRegistry()
@@ -124,9 +131,11 @@ class Metrics(Collector):
         for family in (
             self.requests, self.request_seconds, self.decode, self.queue, self.inference, self.encode,
             self.batch_size, self.queue_depth, self.rejected, self.cancelled, self.access_refused, self.agreement,
-            self.shadowed, self._models_loaded,
+            self.shadowed, self._models_loaded, self._gallery_seconds,
         ):  # fmt: skip
             yield family.collect(self._segments)
+        text = "Vectors of all galleries."
+        yield GaugeMetricFamily("imago_gallery_vectors", text, value=float(self.gallery_vectors))
 
     def render(self, accept: str) -> tuple[bytes, str]:
         """The exposition and its media type, in the format that the scraper's `Accept` header asks for."""

@@ -149,7 +149,10 @@ def test_every_task_is_described_with_its_options(service: Service) -> None:
     }  # fmt: skip
     assert found["embed"]["answers"] == ["application/json"]
     assert found["enhance"]["answers"] == [
-        "application/json", "image/png", "image/jpeg", "image/webp",
+        "application/json",
+        "image/png",
+        "image/jpeg",
+        "image/webp",
     ]
     assert set(found["generate"]["options"]["properties"]) == {"count", "class", "seed", "index", "to", "truncation"}
 

@@ -51,6 +51,12 @@ class Client:
     def post(self, path: str, body: bytes, headers: Mapping[str, str] | None = None) -> Answer:
         return self._ask("POST", path, body, headers or {})
 
+    def put(self, path: str, body: bytes) -> Answer:
+        return self._ask("PUT", path, body, {})
+
+    def delete(self, path: str) -> Answer:
+        return self._ask("DELETE", path, None, {})
+
     def close(self) -> None:
         self._connection.close()
 

@@ -21,6 +21,7 @@ IMAGE = spec("image", "uint8", 8, 8, 3)
 Z, CLASS = spec("z", "float32", 4), spec("class", "int64")
 PROBABILITIES, CAM = spec("probabilities", "float32", 2), spec("cam", "float32", 4, 4)
 BOXES = spec("boxes", "float32", 5, 6)
+EMBEDDING = spec("embedding", "float32", 16)
 MASK, CONFIDENCE = spec("mask", "uint8", 8, 8), spec("confidence", "uint8", 8, 8)
 SOUND = {
     "classify": ((IMAGE,), (PROBABILITIES, CAM)),
@@ -31,6 +32,7 @@ SOUND = {
         (IMAGE,),
         (spec("reconstruction", "uint8", 8, 8, 3), spec("error", "uint8", 8, 8), spec("score", "float32")),
     ),
+    "embed": ((IMAGE,), (EMBEDDING,)),
     "generate": ((Z, CLASS), (IMAGE,)),
 }
 FITTED = sorted(kind for kind, task in TASKS.items() if issubclass(task, FittedTask))
@@ -112,6 +114,7 @@ def test_other_inputs_than_the_task_feeds_are_refused(inputs: tuple[TensorSpec, 
         ("segment", (), "this one has none"),
         ("detect", (spec("boxes", "float16", 5, 6),), "this one has boxes: float16"),
         ("detect", (spec("boxes", "float32", 6),), r"this one has boxes: float32 \[\?,6\]"),
+        ("embed", (spec("embedding", "float32", 4, 4),), r"this one has embedding: float32 \[\?,4,4\]"),
         ("generate", (spec("image", "float32", 8, 8, 3),), "this one has image: float32"),
         ("generate", (spec("image", "uint8", 8, 8),), "this one has image: uint8"),
     ],
@@ -146,6 +149,11 @@ def test_as_many_labels_as_classes_are_needed(labels: tuple[str, ...]) -> None:
 def test_a_box_of_other_than_six_numbers_is_refused() -> None:
     with pytest.raises(InvalidModel, match="A box has 6 numbers; this graph gives 5"):
         build("detect", outputs=(spec("boxes", "float32", 5, 5),))
+
+
+def test_an_embedding_of_no_numbers_is_refused() -> None:
+    with pytest.raises(InvalidModel, match="The embeddings of this graph have no numbers"):
+        build("embed", outputs=(spec("embedding", "float32", 0),))
 
 
 @pytest.mark.parametrize("task", ["segment", "detect"])
