@@ -84,7 +84,7 @@ class DetectLoop(LightningModule):
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         """Let the average follow at once: checkpoints are written before `on_train_batch_end` reaches this module."""
         super().optimizer_step(*arguments, **named)
-        self.average.follow(self.network)
+        self.average.follow(self.network, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
         """Start collecting."""

@@ -194,11 +194,13 @@ class Average(torch.nn.Module, Generic[N]):
         self.decay = decay
 
     @torch.no_grad()
-    def follow(self, network: N) -> None:
-        """Move a step of 1 - decay towards the network; whole numbers are copied."""
+    def follow(self, network: N, step: int | None = None) -> None:
+        """Move a step of 1 - decay towards the network; whole numbers are copied. Given the number of the step, from 0
+        on, the first ones are longer, so that the untrained weights are soon forgotten."""
+        decay = self.decay if step is None else min(self.decay, (1 + step) / (10 + step))
         for mine, theirs in zip(_values(self.module), _values(network), strict=True):
             if mine.is_floating_point():
-                mine.lerp_(theirs, 1 - self.decay)
+                mine.lerp_(theirs, 1 - decay)
             else:
                 mine.copy_(theirs)
 

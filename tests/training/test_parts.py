@@ -191,3 +191,18 @@ def test_an_average_follows_weights_and_statistics() -> None:
     assert average.module.weight.tolist() == pytest.approx([1.1, 1.1])
     assert average.module.running_mean.tolist() == pytest.approx([0.1, 0.1])
     assert not average.train().module.training
+
+
+def test_an_average_that_is_told_the_step_soon_forgets_where_it_began() -> None:
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = Average(network, decay=0.998)
+    begun = average.module.weight.item()
+    with torch.no_grad():
+        network.weight.fill_(begun + 1)
+    for step in range(30):
+        average.follow(network, step)
+    assert average.module.weight.item() == pytest.approx(begun + 1, abs=1e-4)
+    with torch.no_grad():
+        network.weight.fill_(begun + 2)
+    average.follow(network, 10**6)
+    assert average.module.weight.item() == pytest.approx(begun + 1 + 0.002, abs=1e-4)
