@@ -10,18 +10,18 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from opacus import GradSampleModule
 from opacus.accountants import RDPAccountant
 from opacus.accountants.utils import get_noise_multiplier
 from opacus.optimizers import DPOptimizer
-from opacus.validators import ModuleValidator
 from torch import Tensor, nn
 
 from training.classifying import Batch, ClassifyHyper, ClassifyLoop
 
+_GROUP = 16
+"""Channels that are normalised together."""
 EPSILON = "privacy/epsilon"
 """What was spent so far, as it is logged, and recorded with the run."""
 
@@ -37,9 +37,18 @@ class Budget:
     """Greatest length of the gradient of a picture."""
 
 
-def without_batches(network: nn.Module) -> Any:
-    """The network with group norms in the place of batch norms, whose statistics mix the pictures of a batch."""
-    return ModuleValidator.fix(network)
+def without_batches(network: nn.Module) -> nn.Module:
+    """The network with group norms in the place of batch norms, whose statistics mix the pictures of a batch.
+
+    Opacus's own replacement makes 32 groups, of one channel each in a small network: what a pooled head reads, the mean
+    of each channel, would then be normalised away.
+    """
+    for name, part in network.named_children():
+        if isinstance(part, nn.BatchNorm2d):
+            setattr(network, name, nn.GroupNorm(max(1, part.num_features // _GROUP), part.num_features))
+        else:
+            without_batches(part)
+    return network
 
 
 class PrivateLoop(ClassifyLoop):
@@ -49,7 +58,7 @@ class PrivateLoop(ClassifyLoop):
         self, network: nn.Module, hyper: ClassifyHyper, weights: Tensor, budget: Budget, pictures: int, steps: int
     ) -> None:
         super().__init__(network, hyper, weights)
-        # Opacus makes gradients in torch's own layout.
+        # Opacus 1.6 reads wrong windows, and makes wrong gradients, in any layout but torch's own (`unfold2d`).
         for parameter in self.network.parameters():
             parameter.data = parameter.data.contiguous()
         self.network = GradSampleModule(self.network)
@@ -62,7 +71,8 @@ class PrivateLoop(ClassifyLoop):
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch, which is written nowhere: it says more of the pictures than the weights may."""
-        return self.loss_of(batch)
+        pictures, *rest = batch
+        return self.loss_of((pictures.contiguous(), *rest))
 
     def optimiser(self) -> torch.optim.Optimizer:
         """AdamW of noisy sums; the noise is drawn from a seed that nobody knows, not even the run's record."""

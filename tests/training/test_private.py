@@ -1,6 +1,8 @@
 """Privacy: gradients picture by picture, batches by chance, and a budget that is kept and said."""
 
+import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +67,20 @@ def test_a_run_that_goes_on_has_spent_what_it_spent_before(data: Path, tmp_path:
         steps = epochs * len(plan.feed)
         expected = spent(plan.module.noise, plan.module.rate, steps, HYPER.dp_delta)  # type: ignore[arg-type]
         assert run.read()["metrics"][EPSILON] == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:Full backward hook is firing")
+def test_without_cut_and_noise_the_gradient_is_the_plain_one(data: Path, tmp_path: Path) -> None:
+    plan = RECIPE.plan(HYPER.model_copy(update={"dp_clip": 1e9, "smoothing": 0.0}), data, Run(tmp_path))
+    loop: Any = plan.module
+    optimiser = loop.optimiser()
+    pictures, labels, *_ = batch = next(iter(plan.feed))
+    plain = copy.deepcopy(loop.average.module).requires_grad_(True)
+    nn.functional.cross_entropy(plain(pictures), labels).backward()
+    loop.training_step(batch, 0).backward()
+    optimiser.clip_and_accumulate()
+    for mine, value in zip(loop.network.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(mine.summed_grad / len(labels), value.grad, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore:Full backward hook is firing")

@@ -79,7 +79,7 @@ class FolderHyper(ClassifyHyper):
             raise ValueError(f"with dp_epsilon, {joined[0]} is {alone[joined[0]] or 'off'}: it joins several pictures")
         if int(values.get("batch_size", _PRIVATE_BATCH)) < _PRIVATE_BATCH:
             raise ValueError(f"with dp_epsilon, batch_size is at least {_PRIVATE_BATCH}")
-        return {"batch_size": 4 * _PRIVATE_BATCH, "precision": "float32", **values, **alone}
+        return {"batch_size": 8 * _PRIVATE_BATCH, "precision": "float32", **values, **alone}
 
 
 class ImageFolderClassifier(Recipe[FolderHyper]):
@@ -132,8 +132,8 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
         network = ResidualClassifier(len(read_folder(data).classes), hyper.size, hyper.width)
         if hyper.dp_epsilon is None:
             return network
-        without: ResidualClassifier = _privacy().without_batches(network)
-        return without
+        _privacy().without_batches(network)
+        return network
 
     def narrower(self, hyper: FolderHyper, pruned: ResidualClassifier) -> FolderHyper:
         """What makes a network as wide as a pruned one."""
