@@ -93,7 +93,10 @@ class Seen:
 
     answers: Counter[int] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
-    """Good requests that were not answered with 200, and answers to hostile ones that no caller is to blame for."""
+    """Good requests that were neither answered with 200 nor refused, and answers to hostile ones that no caller is to
+    blame for."""
+    refused: int = 0
+    """Good requests that came when more waited than could be answered in time (429)."""
     hostile: int = 0
     left: int = 0
     swaps: int = 0
@@ -177,7 +180,9 @@ class Load:
         await reader.readexactly(length)
         self._idle.append((reader, writer))
         self._seen.answers[status] += 1
-        if status != 200:
+        if status == 429:
+            self._seen.refused += 1
+        elif status != 200:
             self._seen.failed.append(f"{data[:60]!r}: {status}")
 
     async def _attack(self, data: bytes) -> None:
@@ -256,7 +261,8 @@ def report(seen: Seen) -> str:
     first, last = (bytes_ / _MEBIBYTE for bytes_ in seen.growth)
     held = "\n".join(f"  {name}: {held}" for name, held in (("before", seen.before), ("after", seen.after)))
     return (
-        f"{sum(seen.answers.values())} good requests, {seen.hostile} hostile ones, {seen.left} callers who left,"
+        f"{sum(seen.answers.values())} good requests ({seen.refused} refused as too many), {seen.hostile} hostile ones,"
+        f" {seen.left} callers who left,"
         f" {seen.swaps} swaps; {len(seen.failed)} failed\n"
         f"  memory {first:.0f} MiB in the first tenth, {last:.0f} MiB in the last: {last - first:+.1f} MiB,"
         f" {last / first - 1:+.1%}; most {max(seen.memory) / _MEBIBYTE:.0f} MiB\n{held}"
