@@ -1,4 +1,4 @@
-"""imago with a leak, which `benchmarks.soak --plant-leak` has to notice: each batch of a backend leaves 8 KiB behind.
+"""imago with a leak, which `benchmarks.soak --plant-leak` has to notice: each batch of a backend leaves 64 KiB behind.
 
     python -m benchmarks.leaky serve --models FOLDER
 
@@ -13,7 +13,7 @@ from app.runtime.ort import OrtSession
 from app.tensors import Tensors
 
 BACKEND = "leaking"
-_LOST = 8192
+_LOST = 65_536
 
 _kept: list[bytes] = []
 
