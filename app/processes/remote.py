@@ -4,7 +4,6 @@ import asyncio
 import itertools
 import logging
 import socket
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from app.processes.arena import Arena, ArenaFull, Place
 from app.processes.link import Link, Message
 from app.processes.loads import Load
 from app.scheduling.batcher import Deliver, Drop, Finished, Outcome, outcome_of
-from app.scheduling.policy import CAUTION
+from app.scheduling.policy import CAUTION, PATIENT
 from app.telemetry.logs import request_id
 from app.telemetry.metrics import ModelMetrics
 from app.tensors import Tensors
@@ -32,8 +31,6 @@ from app.tensors import Tensors
 logger = logging.getLogger("imago.processes")
 
 _AWAY = "The engine is being restarted: retry."
-_LATEST = sys.float_info.max
-"""JSON knows no infinity: a deadline that never comes."""
 
 ERRORS: Mapping[str, Callable[[Message], ServiceError]] = {
     Overloaded.code: lambda told: Overloaded(told["retry_after"]),
@@ -112,7 +109,7 @@ class Messenger:
         places = self._jobs.write(tensors)
         number = next(self._ids)
         sent = self._sent[number] = _Sent(deliver, settled, places)
-        latest = min(deadline, _LATEST)
+        latest = min(deadline, PATIENT)
         job = {"id": number, "key": key, "rows": rows, "deadline": latest, "in": places, "request": request_id.get()}
         self._link.send({"op": "run", **job})
         return partial(self._drop, number, sent)
@@ -224,7 +221,7 @@ class RemoteJobs:
             Overloaded: the queue is too long.
         """
         now = self._clock()
-        if now < deadline and not (ahead or self._load.waiting()):
+        if deadline >= PATIENT or (now < deadline and not (ahead or self._load.waiting())):
             return
         wait = self._load.expected(ahead + rows)
         if wait > self._max_queue_seconds or now + CAUTION * wait > deadline:
@@ -242,12 +239,13 @@ class RemoteJobs:
             NotReady: there is no engine now.
             Overloaded: there is no room for the tensors.
         """
+        counted = rows if deadline < PATIENT else 0  # those that have time keep nobody from being admitted
         try:
-            drop = self._send(tensors, rows, deadline, deliver, partial(self._settled, rows))
+            drop = self._send(tensors, rows, deadline, deliver, partial(self._settled, counted))
         except ArenaFull:
             self._metrics.rejected.inc()
             raise Overloaded(retry_after=1.0) from None
-        self._load.add(rows)
+        self._load.add(counted)
         self._running += 1
         return drop
 

@@ -13,7 +13,7 @@ from functools import partial
 
 from app.errors import DeadlineExceeded, NotReady, Overloaded
 from app.scheduling.attempts import BROKEN, LOST, Attempts, Ran, Runs
-from app.scheduling.policy import Lane, Picked
+from app.scheduling.policy import PATIENT, Lane, Picked
 from app.scheduling.runners import InThreads, OnLoop, Run, Runner, Tell
 from app.scheduling.tickets import Deliver, Drop, Finished, Outcome, Ticket
 from app.scheduling.watch import Watch
@@ -241,7 +241,8 @@ class Batcher:
                 metrics.batch_size.observe(rows)
                 metrics.batches.observe(rows, ran.seconds)
             for ticket, outcome in zip(ran.tickets, ran.outcomes, strict=True):
-                metrics.queue.observe(started - ticket.arrived)
+                if ticket.deadline < PATIENT:  # nobody waits for the others
+                    metrics.queue.observe(started - ticket.arrived)
                 ticket.end(outcome)
         if self._suspended:
             self._told.set()

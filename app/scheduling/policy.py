@@ -6,6 +6,7 @@ No asyncio, no clock, no thread: every method is told the time, in seconds of a 
 import heapq
 import itertools
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -17,6 +18,10 @@ from app.tensors import Tensors, row_shape
 CAUTION = 1.25
 """An expected wait may last so many times as long: what no estimate knows (a busy event loop, the decoding of others,
 batches slower than the last ones) grows with the load that makes the wait."""
+PATIENT = sys.float_info.max
+"""The deadline of a job that has time: it runs when nothing else waits, nobody is refused for it, and it is not refused
+itself; whoever submits such jobs bounds them. (JSON, in which deadlines travel, knows no infinity.)"""
+_URGENT = math.nextafter(PATIENT, 0)
 _SHRUNK_SECONDS = 60.0
 """For so long batches are smaller than one for which there was no memory: others may need it for longer."""
 
@@ -60,12 +65,15 @@ class Limits:
 
 
 class Lane(Generic[JobT]):
-    """The jobs that wait for the sessions of one model; earliest deadline first, equal row shapes together."""
+    """The jobs that wait for the sessions of one model; earliest deadline first, equal row shapes together. Those that
+    have time (`PATIENT`) come last, in batches of their own: no caller's batch is larger for them."""
 
     def __init__(self, limits: Limits = Limits(), measured: Mapping[int, float] | None = None) -> None:
         self.limits = limits
         self.pace = Pace(limits.max_batch_size, limits.concurrency, measured)
         self.waiting = 0
+        self.patient = 0
+        """Those of the waiting rows that have time."""
         self.running = 0
         self._heaps: dict[tuple[object, ...], list[tuple[float, int, JobT]]] = {}
         self._order = itertools.count()
@@ -78,8 +86,9 @@ class Lane(Generic[JobT]):
         return f"<Lane: {self.waiting} waiting, {self.running} running>"
 
     def expected(self, rows: int) -> float:
-        """Seconds until `rows` more rows would be answered, from what the last batches took; 0 before the first."""
-        return (self.waiting + self.running + rows) * self.pace.row_seconds + self.pace.batch_seconds
+        """Seconds until `rows` more rows would be answered, from what the last batches took; 0 before the first. Rows
+        that have time let them pass."""
+        return (self.waiting - self.patient + self.running + rows) * self.pace.row_seconds + self.pace.batch_seconds
 
     def admit(self, rows: int, deadline: float, now: float, ahead: int = 0) -> None:
         """Refuse at once what could not be answered in time, so that those already waiting are; `ahead` rows more were
@@ -88,7 +97,9 @@ class Lane(Generic[JobT]):
         Raises:
             Overloaded: the queue would last too long, or beyond the deadline.
         """
-        if not (self.waiting or ahead) and now < deadline:
+        if not ahead and self.waiting == self.patient and now < deadline:
+            return
+        if deadline >= PATIENT:
             return
         wait = self.expected(ahead + rows)
         if wait > self.limits.max_queue_seconds or now + CAUTION * wait > deadline:
@@ -99,12 +110,16 @@ class Lane(Generic[JobT]):
         heapq.heappush(self._heaps.setdefault(job.shape, []), (job.deadline, next(self._order), job))
         job.queued = True
         self.waiting += job.rows
+        if job.deadline >= PATIENT:
+            self.patient += job.rows
 
     def forget(self, job: JobT) -> bool:
         """Drop a job whose caller left, where it lies; False where it does not wait (any more)."""
         if not job.queued or job.abandoned:
             return False
         self.waiting -= job.rows
+        if job.deadline >= PATIENT:
+            self.patient -= job.rows
         job.abandoned = True
         return True
 
@@ -125,15 +140,20 @@ class Lane(Generic[JobT]):
         most = self._shrunk if now < self._shrunk_until else self.limits.max_batch_size
         room = min(most, max(1, math.ceil(self.waiting / max(1, idle))))
         while not picked.batch and (heap := self._earliest()):
-            while heap and room > 0 and (not picked.batch or heap[0][2].rows <= room):
+            latest = math.inf
+            while heap and room > 0 and heap[0][0] <= latest and (not picked.batch or heap[0][2].rows <= room):
                 job = heapq.heappop(heap)[2]
                 job.queued = False
                 if job.abandoned:
                     continue
                 self.waiting -= job.rows
-                if job.deadline <= now:
-                    picked.expired.append(job)
-                    continue
+                if job.deadline >= PATIENT:
+                    self.patient -= job.rows
+                else:
+                    latest = _URGENT
+                    if job.deadline <= now:
+                        picked.expired.append(job)
+                        continue
                 picked.batch.append(job)
                 room -= job.rows
         self.running += sum(job.rows for job in picked.batch)

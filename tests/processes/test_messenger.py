@@ -15,7 +15,7 @@ from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotRead
 from app.processes.arena import ArenaFull
 from app.processes.remote import ERRORS, RemoteJobs
 from app.scheduling.batcher import Finished
-from app.scheduling.policy import Limits
+from app.scheduling.policy import PATIENT, Limits
 from app.telemetry.metrics import Metrics
 from tests.processes.engines import FOREVER, POISON, ROW_BYTES, SIZE, Caller, House, engine
 from tests.processes.scenario import pair, run, until
@@ -373,6 +373,26 @@ def test_a_worker_refuses_at_once_what_the_engine_would_refuse(tmp_path: Path) -
             assert repr(jobs) == "<RemoteJobs tiny-classifier/1: 3 waiting>"
             counted = b'imago_rejected_total{model="tiny-classifier",reason="overloaded",task="classify"} 3.0'
             assert counted in metrics.render("")[0]
+
+    run(scenario)
+
+
+def test_jobs_that_have_time_are_admitted_whatever_waits_and_keep_nobody_out(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with engine(tmp_path) as (house, (caller,)):
+            jobs, _ = jobs_of(house, caller, limit=1e-9)
+            house.shared.loads.learn(0, row_seconds=0.1, batch_seconds=0.5)
+            house.hold()
+            image = {"image": np.zeros((1, SIZE, SIZE, 3), np.uint8)}
+            running = [asyncio.create_task(jobs.submit(image, 1, PATIENT)) for _ in range(9)]
+            await until(lambda: house.batcher.lane.patient > 0)
+            assert house.shared.loads.waiting(0) == 0
+            jobs.admit(1, time.monotonic() + 9)
+            house.shared.loads.add(caller.worker, 0, 50)
+            jobs.admit(1, PATIENT)
+            house.gate.opened.set()
+            assert len(await asyncio.gather(*running)) == 9
+            assert house.shared.loads.waiting(0) == 50
 
     run(scenario)
 

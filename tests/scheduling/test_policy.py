@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from app.errors import Overloaded
-from app.scheduling.policy import Job, Lane, Limits
+from app.scheduling.policy import PATIENT, Job, Lane, Limits
 
 
 def job(rows: int = 1, deadline: float = 100.0, arrived: float = 0.0, width: int = 2) -> Job:
@@ -186,3 +186,52 @@ def test_a_batch_is_never_smaller_than_one_row() -> None:
     lane = lane_with(job(), job())
     lane.shrink(1, now=0)
     assert len(lane.take(now=0).batch) == 1
+
+
+def patient(rows: int = 1, width: int = 2) -> Job:
+    return job(rows=rows, deadline=PATIENT, width=width)
+
+
+def test_jobs_that_have_time_run_when_nothing_else_waits_and_in_batches_of_their_own() -> None:
+    has_time, urgent = [patient() for _ in range(3)], [job() for _ in range(2)]
+    lane = lane_with(*has_time[:2], *urgent, has_time[2], max_batch_size=8)
+    assert (lane.waiting, lane.patient) == (5, 3)
+    assert lane.take(0).batch == urgent
+    assert lane.take(0).batch == has_time
+    assert (lane.waiting, lane.patient, lane.running) == (0, 0, 5)
+
+
+def test_jobs_of_another_shape_go_before_those_that_have_time() -> None:
+    has_time, urgent = patient(width=3), job(width=2)
+    lane = lane_with(has_time, urgent)
+    assert [lane.take(0).batch, lane.take(0).batch] == [[urgent], [has_time]]
+
+
+def test_a_job_that_has_time_runs_when_those_before_it_have_expired_or_left() -> None:
+    expired, left, has_time = job(deadline=1), job(deadline=2), patient()
+    lane = lane_with(expired, left, has_time)
+    lane.forget(left)
+    picked = lane.take(now=5)
+    assert (picked.expired, picked.batch) == ([expired], [has_time])
+
+
+def test_nobody_is_refused_for_jobs_that_have_time_and_they_are_not_refused() -> None:
+    alone = lane_with(max_queue_seconds=1.0)
+    crowded = lane_with(*(patient() for _ in range(100)), max_queue_seconds=1.0)
+    for lane in (alone, crowded):
+        lane.pace.learn(1, 0.1, None)
+    assert crowded.expected(1) == alone.expected(1)
+    lane_with(*(patient() for _ in range(100)), max_queue_seconds=1e-9).admit(1, deadline=0.5, now=0)
+    busy = lane_with(*(job() for _ in range(100)), max_queue_seconds=1.0)
+    busy.pace.learn(1, 0.1, None)
+    with pytest.raises(Overloaded):
+        busy.admit(1, deadline=50, now=0)
+    busy.admit(1, deadline=PATIENT, now=0)
+
+
+def test_a_job_that_has_time_is_forgotten_as_any_other() -> None:
+    one, other = patient(), patient()
+    lane = lane_with(one, other)
+    assert lane.forget(one)
+    assert (lane.waiting, lane.patient) == (1, 1)
+    assert lane.take(0).batch == [other]
