@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "drain": set(),
     "signature": {"errors"},
     "client": set(),
-    "batch": FLOOR | {"settings", "telemetry", "tasks", "runtime", "servable", "repository", "processes", "client"},
+    "batch": FLOOR
+    | {"settings", "telemetry", "tasks", "scheduling", "runtime", "servable", "repository", "processes", "client"},
     "commands": {"errors", "manifest", "security", "settings", "flags", "tasks", "client", "batch"},
 }
 JOINS = {"main", "__main__", "__init__"}

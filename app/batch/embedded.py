@@ -1,23 +1,19 @@
 """Answers in this process, with sessions of its own: no server, no HTTP."""
 
-import asyncio
-import logging
 import math
-from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from app.batch.records import Record, answered, failed
-from app.batch.sources import Source, read_at_most
-from app.errors import InternalError, ModelNotFound, ServiceError, WrongTask
+from app.batch.answering import Answering
+from app.batch.sources import Source
+from app.errors import ModelNotFound, WrongTask
 from app.manifest import Manifest, read_manifest
 from app.repository.store import VERSION, ModelFolder, scan
 from app.runtime.plan import Plan
-from app.servable import INLINE_SIZE, Servable
+from app.scheduling.policy import PATIENT
+from app.servable import Prediction, Servable
 from app.settings import Settings
 from app.tasks.base import TaskOptions
-
-logger = logging.getLogger("imago.batch")
 
 PICTURE_SECONDS = 0.0003
 """What Python does for a small picture, and only one thread of a process can do at a time. With a model that takes next
@@ -69,48 +65,22 @@ def processes_that_pay(plan: Plan, cores: int) -> int:
     return max(1, min(cores, math.ceil(2 * PICTURE_SECONDS / row_seconds)))
 
 
-class Embedded:
+class Embedded(Answering):
     """An answerer with a servable of its own."""
-
-    chunk = 1
 
     def __init__(
         self, servable: Servable, options: TaskOptions, source: Source, most_bytes: int, readers: Executor
     ) -> None:
+        super().__init__(source, most_bytes, readers)
         self.plan = servable.running.plan
         self._servable = servable
         self._options = options
-        self._source = source
-        self._most_bytes = most_bytes
-        self._readers = readers
         self.lanes = 2 * self.plan.max_batch_size * self.plan.concurrency
         """While a batch runs in each session, the next one is complete."""
-
-    async def answer(self, names: Sequence[str]) -> Sequence[Record]:
-        """As `Answerer.answer`."""
-        return [await self._answer(name) for name in names]
 
     async def close(self) -> None:
         """Give the sessions back."""
         await self._servable.close()
 
-    async def _answer(self, name: str) -> Record:
-        try:
-            data = await self._read(name)
-            answer = (await self._servable.predict(data, self._options, math.inf)).answer
-        except (ServiceError, OSError) as error:
-            return failed(name, error)
-        except Exception:  # whatever one picture trips over, the others are answered
-            logger.exception("%s failed unexpectedly", name)
-            return failed(name, InternalError())
-        if isinstance(answer, bytes):
-            raise TypeError("a drawing came where results were asked for")
-        manifest = self._servable.manifest
-        return answered(name, manifest.name, manifest.version, answer[0])
-
-    async def _read(self, name: str) -> bytes:
-        """Read a small file here: a thread would take longer than the file."""
-        if self._source.size(name) <= INLINE_SIZE:
-            return read_at_most(self._source, name, self._most_bytes)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, read_at_most, self._source, name, self._most_bytes)
+    async def _predict(self, data: bytes) -> tuple[Manifest, Prediction]:
+        return self._servable.manifest, await self._servable.predict(data, self._options, PATIENT)

@@ -42,6 +42,16 @@ class Journal:
             self._file.close()
             raise
 
+    @property
+    def answered(self) -> int:
+        """Pictures that have a result."""
+        return len(self._places) - len(self.errors)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all lines."""
+        return self._end
+
     def waits(self, name: str) -> bool:
         """Whether a picture is still to be answered, or worth another try."""
         return name not in self._places or not is_final(self.errors.get(name, ""))

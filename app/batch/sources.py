@@ -44,12 +44,12 @@ class Files:
 
 
 class Zip:
-    """Members of a zip file."""
+    """Members of a zip file: those that are pictures by their names, or every one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, every: bool = False) -> None:
         self._path = path
         self._open()
-        self.names = sorted(name for name in self._sizes if _is_picture(name))
+        self.names = sorted(name for name in self._sizes if every or is_picture(name))
 
     def _open(self) -> None:
         try:
@@ -86,7 +86,7 @@ def open_source(text: str) -> Source:
     path = Path(text)
     found: Source
     if path.is_dir():
-        files = (file for file in path.rglob("*") if _is_picture(file.name) and file.is_file())
+        files = (file for file in path.rglob("*") if is_picture(file.name) and file.is_file())
         found = Files(text, sorted(file.relative_to(path).as_posix() for file in files))
     elif path.is_file() and zipfile.is_zipfile(path):
         found = Zip(path)
@@ -110,5 +110,8 @@ def read_at_most(source: Source, name: str, most: int) -> bytes:
     return source.read(name)
 
 
-def _is_picture(name: str) -> bool:
+def is_picture(name: str) -> bool:
+    """Whether a file of this name counts as a picture; what macOS puts beside one (`._cat.jpg`) does not."""
+    if name.rpartition("/")[2].startswith("._"):
+        return False
     return os.path.splitext(name)[1].lower() in SUFFIXES  # noqa: PTH122 - a name, not a path
