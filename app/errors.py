@@ -225,6 +225,49 @@ class GalleryFull(ServiceError):
     code = "gallery-full"
 
 
+class JobsOff(ServiceError):
+    """Background jobs are not taken here."""
+
+    code = "jobs-off"
+
+    def __init__(self) -> None:
+        super().__init__("Background jobs are switched off: the operator names a folder for them with --jobs-dir.")
+
+
+class JobNotFound(ServiceError):
+    """No background job of whoever asks has this id (any more)."""
+
+    code = "job-not-found"
+
+    def __init__(self) -> None:
+        super().__init__("There is no job of yours with this id (any more): GET /jobs lists what is there.")
+
+
+class JobUnfinished(ServiceError):
+    """The results of a background job are not there yet."""
+
+    code = "job-unfinished"
+
+    def __init__(self, done: int, pictures: int) -> None:
+        super().__init__(f"{done} of {pictures} pictures are done: its results are there when all are.")
+
+
+class JobTooLarge(ServiceError):
+    """A background job has too many pictures, unpacks to too many bytes, or its results do."""
+
+    code = "job-too-large"
+
+
+class TooManyJobs(ServiceError):
+    """There is no room for another background job."""
+
+    code = "too-many-jobs"
+
+    def __init__(self) -> None:
+        super().__init__("There is no room for another job: delete some that have ended, or retry later.")
+        self.retry_after = 20.0
+
+
 class RouteNotFound(ServiceError):
     """No route has this path."""
 

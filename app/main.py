@@ -26,6 +26,8 @@ from app.api.admin import audit, guard
 from app.api.fast_path import FastPath
 from app.api.gallery_calls import GalleryCalls
 from app.api.gallery_routes import gallery_routes
+from app.api.job_routes import PATH as JOBS
+from app.api.job_routes import JobDesk, JobsEndpoint, job_routes
 from app.api.management_routes import Management, Manages, management_routes
 from app.api.middleware import Direct, Edge, answer_refusal
 from app.api.openapi import completed
@@ -40,6 +42,8 @@ from app.errors import InvalidSettings, Overloaded, ServiceError
 from app.galleries.galleries import Galleries
 from app.imaging.budget import Budget
 from app.imaging.codec import Decoder
+from app.jobs.job import Bounds
+from app.jobs.store import JobStore
 from app.manifest import nearest
 from app.processes.commands import RemoteManager
 from app.processes.engine import Engine, open_in_engine
@@ -53,6 +57,7 @@ from app.runtime import available_device
 from app.runtime.cores import usable_cores
 from app.runtime.plan_cache import PlanCache
 from app.runtime.trial import Trial
+from app.security.charges import KeyCharges
 from app.security.key_file import KeyFile, KeyRing
 from app.security.limits import Accounts, Guesses, Quotas
 from app.servable import Resources, open_servable
@@ -63,6 +68,7 @@ from app.tasks.embed import Embed
 from app.telemetry.metrics import Metrics
 
 if TYPE_CHECKING:
+    from app.jobs.runner import JobRunner
     from app.rpc.server import RpcServer
 
 logger = logging.getLogger("imago")
@@ -201,9 +207,9 @@ async def run_engine(settings: Settings, shared: Shared, control: socket.socket,
     keeping.cancel()
 
 
-def _log_failure(loading: "asyncio.Task[None]") -> None:
-    if not loading.cancelled() and (error := loading.exception()) is not None:
-        logger.error("the models could not be loaded", exc_info=error)
+def _log_failure(what: str, work: "asyncio.Task[None]") -> None:
+    if not work.cancelled() and (error := work.exception()) is not None:
+        logger.error("%s", what, exc_info=error)
 
 
 async def _remind() -> None:
@@ -241,6 +247,23 @@ class _Application(FastAPI):
         await self.edge(scope, receive, send)
 
 
+def _job_runner(
+    settings: Settings, registry: Registry, metrics: Metrics, charges: KeyCharges | None
+) -> tuple[JobDesk, "JobRunner"] | tuple[None, None]:
+    if settings.jobs_dir is None:
+        return None, None
+    # Not before it is asked for: results are written as those of `imago batch`, whose client need not be in memory.
+    from app.jobs.runner import JobRunner
+
+    bounds = Bounds(
+        pictures=settings.jobs_max_pictures, bytes=settings.jobs_max_bytes, kept=settings.jobs_max_count,
+        disk_bytes=settings.jobs_max_disk_bytes, keep_seconds=settings.jobs_keep_seconds,
+    )  # fmt: skip
+    store = JobStore(settings.jobs_dir.expanduser(), bounds, time.time)
+    runner = JobRunner(store, registry, settings.max_body_bytes, metrics.of_jobs(), charges)
+    return JobDesk(store, metrics.of_jobs(), runner.wake), runner
+
+
 def _rpc_server(
     settings: Settings, registry: Registry, models: Models, management: Management, limits: Limits, edge: Edge,
     is_live: Callable[[], bool], is_ready: Callable[[], bool],
@@ -252,6 +275,19 @@ def _rpc_server(
     return RpcServer(Service(registry, models, management, Health(is_live, is_ready), limits, edge), settings)
 
 
+@asynccontextmanager
+async def _running(runner: "JobRunner | None") -> AsyncIterator[None]:
+    """Run background jobs, where there are any."""
+    if runner is None:
+        yield
+        return
+    working = asyncio.create_task(runner.run())
+    working.add_done_callback(partial(_log_failure, "background jobs are not run here any more"))
+    yield
+    working.cancel()
+    await asyncio.wait((working,))
+
+
 def _application(
     settings: Settings, metrics: Metrics, registry: Registry, manages: Manages, accounts: Accounts, process: int,
     load: Callable[[], Coroutine[Any, Any, None]],
@@ -259,11 +295,12 @@ def _application(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         loading = asyncio.create_task(load())
-        loading.add_done_callback(_log_failure)
+        loading.add_done_callback(partial(_log_failure, "the models could not be loaded"))
         keeping = asyncio.create_task(Keeper(registry, metrics.pulse.beat).keep())
         resuming = asyncio.create_task(galleries.resume()) if settings.galleries else None
         reminding = asyncio.create_task(_remind()) if settings.insecure_no_auth and process == 0 else None
-        yield
+        async with _running(runner):
+            yield
         loading.cancel()
         if reminding is not None:
             reminding.cancel()
@@ -286,21 +323,24 @@ def _application(
             metrics.gallery_vectors = await galleries.total()
 
     def direct(path: str) -> Direct | None:
-        return endpoints.get(path) or infer.at(path)
+        return endpoints.get(path) or infer.at(path) or (jobs if path == JOBS else None)
 
     models = Models(registry, metrics.statistics, settings.request_timeout_seconds)
     management = Management(manages, settings.model_control)
     keys = read_keys(settings)
+    quotas = Quotas(accounts, process, time.monotonic)
+    desk, runner = _job_runner(settings, registry, metrics, None if keys is None else KeyCharges(keys, quotas))
+    jobs = JobsEndpoint(desk, registry)
 
     def edge(app: ASGIApp, routes: Sequence[BaseRoute]) -> Edge:
         access = None
         if keys is not None:
-            quotas, guesses = Quotas(accounts, process, time.monotonic), Guesses(accounts, time.monotonic)
-            access = AccessControl(keys, quotas, guesses, routes, metrics.access_refused)
+            access = AccessControl(keys, quotas, Guesses(accounts, time.monotonic), routes, metrics.access_refused)
         return Edge(app, direct, settings.max_body_bytes, metrics, access, audit)
 
     routers = (
         task_routes(endpoints),
+        job_routes(desk),
         repository_routes(registry),
         protocol_routes(registry, models),
         management_routes(management),
@@ -319,6 +359,7 @@ def _application(
     app.state.registry = registry
     app.state.manages = manages
     app.state.drain = drain
+    app.state.jobs = desk
     app.state.rpc = rpc = None if settings.grpc_port is None else _rpc_server(
         settings, registry, models, management, limits, app.edge,
         is_live=lambda: not metrics.pulse.faults(),

@@ -84,6 +84,14 @@ class Settings(BaseSettings):
         60.0, ge=0, le=3600, description="Time for a new graph to open in a process of its own; 0 to do without."
     )
     trial_memory_bytes: int = Field(8 * 2**30, ge=2**30, description="Address space of that process, on a CPU.")
+    jobs_dir: Path | None = Field(None, description="Folder that background jobs are kept in; none to take none.")
+    jobs_max_pictures: int = Field(10_000, ge=1, le=65_535, description="Most pictures in one job.")
+    jobs_max_bytes: int = Field(
+        256 * 2**20, ge=1024, le=2**31 - 1, description="Most bytes of one job: as sent, unpacked, and of its results."
+    )
+    jobs_max_count: int = Field(100, ge=1, le=10_000, description="Most jobs that are kept, ended or not.")
+    jobs_max_disk_bytes: int = Field(4 * 2**30, ge=1024, description="Most bytes that all jobs take on the disk.")
+    jobs_keep_seconds: float = Field(86_400.0, gt=0, description="Time that a job is kept after its end.")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
 
@@ -107,7 +115,7 @@ class Settings(BaseSettings):
         return value
 
     @field_validator(
-        "cache", "galleries", "grpc_port", "keys", "signed_by", "tls_certificate", "tls_key", mode="before"
+        "cache", "galleries", "grpc_port", "jobs_dir", "keys", "signed_by", "tls_certificate", "tls_key", mode="before"
     )
     @classmethod
     def _no_file(cls, value: object) -> object:

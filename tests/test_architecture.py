@@ -25,7 +25,8 @@ MAY_IMPORT = {
     "repository": FLOOR | {"tasks", "servable"},
     "processes": FLOOR | {"telemetry", "security", "scheduling", "runtime", "servable", "repository"},
     "api": FLOOR
-    | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security", "galleries"},
+    | {"settings", "imaging", "telemetry", "tasks", "scheduling", "servable", "repository", "security", "galleries"}
+    | {"jobs"},
     "wire": {"errors", "api", "drain"},
     "server": {"errors", "settings", "processes", "wire", "drain"},
     "rpc": FLOOR | {"settings", "api", "security", "telemetry", "repository"},
@@ -35,6 +36,7 @@ MAY_IMPORT = {
     "client": set(),
     "batch": FLOOR
     | {"settings", "telemetry", "tasks", "scheduling", "runtime", "servable", "repository", "processes", "client"},
+    "jobs": FLOOR | {"batch", "scheduling", "servable", "repository", "tasks", "telemetry"},
     "commands": {"errors", "manifest", "security", "settings", "flags", "tasks", "client", "batch"},
 }
 JOINS = {"main", "__main__", "__init__"}
@@ -53,7 +55,7 @@ HOME = {
     "httpx": {"client"},
     "pyarrow": {"batch"},
     "faiss": {"galleries"},
-    "sqlite3": {"galleries"},
+    "sqlite3": {"galleries", "jobs"},
     "torch": set(),
     "training": set(),
 }

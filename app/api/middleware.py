@@ -113,6 +113,8 @@ class Direct(Protocol):
 
     encodings: Collection[bytes]
     """What a body may be encoded as (`Content-Encoding`), besides not at all."""
+    max_body_bytes: int | None
+    """Longest body; None for what goes for all."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one POST; raises `ServiceError`."""
@@ -193,8 +195,9 @@ class Edge:
             if self.access is not None:
                 self.access.enter(record, scope)
             direct = self._direct(scope["path"]) if scope["method"] == "POST" else None
-            self._check(record.headers, direct.encodings if direct else ())
-            await (direct or self._app)(scope, self._limited(receive), send)
+            most = (direct.max_body_bytes if direct else None) or self.max_body_bytes
+            self._check(record.headers, direct.encodings if direct else (), most)
+            await (direct or self._app)(scope, self._limited(receive, most), send)
         except ServiceError as error:
             await self._fail(error, record, scope, receive, send)
         except Exception:  # a fault of ours: its text belongs into the log and never into the answer
@@ -207,16 +210,16 @@ class Edge:
         elif not record.status:
             await problem_response(error, record.id, scope["path"])(scope, receive, send)
 
-    def _check(self, headers: Headers, encodings: Collection[bytes]) -> None:
+    def _check(self, headers: Headers, encodings: Collection[bytes], most: int) -> None:
         """Refuse from the headers alone what would be refused after reading the body."""
         length = headers.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > self.max_body_bytes:
-            raise BodyTooLarge(self.max_body_bytes)
+        if length.isdigit() and int(length[:20]) > most:
+            raise BodyTooLarge(most)
         encoding = headers.get(b"content-encoding", b"identity").lower()
         if encoding != b"identity" and encoding not in encodings:
             raise UnsupportedEncoding(encoding.decode("latin-1"))
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, most: int) -> Receive:
         """Count the body as it comes: a chunked one announces no length."""
         received = 0
 
@@ -224,8 +227,8 @@ class Edge:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
-                raise BodyTooLarge(self.max_body_bytes)
+            if received > most:
+                raise BodyTooLarge(most)
             return message
 
         return receive_counted

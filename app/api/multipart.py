@@ -1,8 +1,9 @@
-"""Multipart bodies (RFC 7578), whole in memory: a picture is there anyway, and a disk may be read-only."""
+"""Multipart bodies (RFC 7578): whole in memory, where a picture is anyway, or as they come, for files on the disk."""
 
 import codecs
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol, cast
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -27,12 +28,9 @@ def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
         InvalidRequest: the boundary is missing, the body is cut short or makes no sense, or there are more than
             `max_files` files or 16 fields.
     """
-    _, parameters = parse_options_header(content_type)
-    boundary = parameters.get(b"boundary")
-    if not boundary:
-        raise _unreadable("its header names no boundary.")
-    reader = _Reader(_charset(parameters.get(b"charset", b"utf-8")), max_files)
-    try:
+    boundary, charset = _announced(content_type)
+    reader = _Reader(charset, max_files)
+    with _told():
         if (pieces := _pieces(body, boundary, max_files + _MAX_FIELDS)) is not None:
             for disposition, content in pieces:
                 reader.add(disposition, content)
@@ -40,13 +38,45 @@ def parts_of(body: bytes, content_type: bytes, max_files: int) -> list[Part]:
         parser = MultipartParser(boundary, cast(Any, reader.callbacks()))
         parser.write(body)
         parser.finalize()
-    except FormParserError:
-        raise _unreadable("it is no valid multipart.") from None
-    except (UnicodeError, LookupError):  # of charsets such as `undefined` or `rot13`, which Python knows and cannot use
-        raise _unreadable("its charset is not for text.") from None
     if not reader.ended:
         raise _unreadable("it ends before its last boundary.")
     return reader.parts
+
+
+class Files(Protocol):
+    """Who takes the files of a body that comes in pieces."""
+
+    def begin(self, name: str) -> None:
+        """A file of this name begins; the name may be empty."""
+
+    def write(self, data: bytes) -> None:
+        """Its next bytes."""
+
+    def end(self) -> None:
+        """All of it has come."""
+
+
+class StreamedParts:
+    """The parts of a body that comes in pieces. Files go on as they come; fields are kept to the end."""
+
+    def __init__(self, content_type: bytes, max_files: int, files: Files) -> None:
+        """Begin. Raises `InvalidRequest` as `parts_of`."""
+        boundary, charset = _announced(content_type)
+        self._reader = _StreamReader(charset, max_files, files)
+        self._parser = MultipartParser(boundary, cast(Any, self._reader.callbacks()))
+
+    def write(self, data: bytes) -> None:
+        """Take the next piece. Raises `InvalidRequest` as `parts_of`, and what the files raise."""
+        with _told():
+            self._parser.write(data)
+
+    def finish(self) -> dict[str, str]:
+        """All has come: the fields. Raises `InvalidRequest` as `parts_of`."""
+        with _told():
+            self._parser.finalize()
+        if not self._reader.ended:
+            raise _unreadable("it ends before its last boundary.")
+        return {name: content for name, content in self._reader.parts if isinstance(content, str)}
 
 
 def _pieces(body: bytes, boundary: bytes, most: int) -> list[tuple[bytes, bytes]] | None:
@@ -87,6 +117,7 @@ class _Reader:
         self._disposition = b""
         self._name = ""
         self._is_file = False
+        self._file = ""
         self._data: list[bytes] = []
 
     def add(self, disposition: bytes, content: bytes) -> None:
@@ -133,6 +164,7 @@ class _Reader:
             raise _unreadable("a part has no name in its Content-Disposition.")
         self._name = self._decoded(parameters[b"name"])
         self._is_file = b"filename" in parameters
+        self._file = self._decoded(parameters.get(b"filename", b""))
         self._left[self._is_file] -= 1
         if self._left[self._is_file] < 0:
             limit = f"{self._max_files} files" if self._is_file else f"{_MAX_FIELDS} fields"
@@ -146,6 +178,51 @@ class _Reader:
             return text.decode(self._charset)
         except UnicodeDecodeError:
             return text.decode("latin-1")
+
+
+class _StreamReader(_Reader):
+    """Passes files on as they come."""
+
+    def __init__(self, charset: str, max_files: int, files: Files) -> None:
+        super().__init__(charset, max_files)
+        self._files = files
+
+    def _headers_finished(self) -> None:
+        super()._headers_finished()
+        if self._is_file:
+            self._files.begin(self._file)
+
+    def _collect(self, data: bytes, start: int, end: int) -> None:
+        if self._is_file:
+            self._files.write(data[start:end])
+        else:
+            super()._collect(data, start, end)
+
+    def _end(self) -> None:
+        if self._is_file:
+            self._files.end()
+        else:
+            super()._end()
+
+
+def _announced(content_type: bytes) -> tuple[bytes, str]:
+    """Boundary and charset of a body."""
+    _, parameters = parse_options_header(content_type)
+    boundary = parameters.get(b"boundary")
+    if not boundary:
+        raise _unreadable("its header names no boundary.")
+    return boundary, _charset(parameters.get(b"charset", b"utf-8"))
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """Say what is wrong in one sentence."""
+    try:
+        yield
+    except FormParserError:
+        raise _unreadable("it is no valid multipart.") from None
+    except (UnicodeError, LookupError):  # of charsets such as `undefined` or `rot13`, which Python knows and cannot use
+        raise _unreadable("its charset is not for text.") from None
 
 
 def _charset(name: bytes) -> str:

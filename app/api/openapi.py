@@ -36,12 +36,16 @@ _HEADERS: Final = {
     "Server-Timing": _header("Milliseconds of each stage (W3C Server Timing)."),
     "X-Model-Version": _header("The version that answered.", "integer"),
     "Retry-After": _header("Seconds to wait (RFC 9110, section 10.2.3).", "integer"),
+    "Location": _header("Where to ask for what was begun."),
     "WWW-Authenticate": _header("How to authenticate (RFC 6750)."),
 }
 _ALWAYS: Final = ("X-Request-ID", "traceparent", "Server-Timing")
-_WITH: Final = {"401": ("WWW-Authenticate",), "429": ("Retry-After",), "503": ("Retry-After",)}
-_EXAMPLES: Final = {"name": "cifar10-classifier", "version": 1, "gallery": "faces", "id": "anna"}
-"""Of what stands in paths: a shipped model, and what may be in a gallery."""
+_WITH: Final = {"202": ("Location",), "401": ("WWW-Authenticate",), "429": ("Retry-After",), "503": ("Retry-After",)}
+_EXAMPLES: Final = {
+    "name": "cifar10-classifier", "version": 1, "gallery": "faces", "id": "anna",
+    "job": "0f1e2d3c4b5a69788796a5b4c3d2e1f0",
+}  # fmt: skip
+"""Of what stands in paths: a shipped model, what may be in a gallery, a job."""
 
 
 def completed(document: Json) -> Json:

@@ -41,6 +41,7 @@ class InferEndpoint:
     """The ASGI application of `POST /v2/models/{name}/infer`, with a version or without."""
 
     encodings: Collection[bytes] = frozenset(ENCODINGS)
+    max_body_bytes: int | None = None
 
     def __init__(self, registry: Registry, limits: Limits, max_body_bytes: int) -> None:
         self._registry = registry

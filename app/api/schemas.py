@@ -1,5 +1,6 @@
 """What the OpenAPI document says of the routes: bodies, options, answers, problems (OpenAPI 3.1)."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -144,6 +145,35 @@ def task_operation(task: type[Task[Any]]) -> dict[str, Any]:
         "parameters": [*query, TIMEOUT],
         "requestBody": picture_body(options) if issubclass(task, PictureTask) else _options_body(task),
         "responses": {"200": {"content": {f"image/{form}": BINARY for form in task.Options().forms}}},
+    }
+
+
+def job_operation(tasks: Mapping[str, type[Task[Any]]]) -> dict[str, Any]:
+    """Parameters and body of the operation that takes a background job in."""
+    target = Target.model_json_schema()["properties"]
+    options: dict[str, Any] = {}
+    for kind, task in tasks.items():
+        for name, schema in task.Options.model_json_schema()["properties"].items():
+            known = options.setdefault(name, {"description": f"Of `{kind}`: {schema['description']}", "schema": {}})
+            known["schema"].setdefault("anyOf", []).append({k: v for k, v in schema.items() if k != "description"})
+    named = {
+        "task": {"required": True, "description": "The task.", "schema": {"type": "string", "enum": list(tasks)}},
+        **{name: {"description": schema["description"], "schema": schema} for name, schema in target.items()},
+        **options,
+    }
+    file = {"type": "array", "minItems": 1, "items": BINARY["schema"]}
+    return {
+        "parameters": [{"in": "query", "name": name, "required": False, **rest} for name, rest in named.items()],
+        "requestBody": {
+            "required": True,
+            "description": "A zip as it is, or files in parts; options may stand between them.",
+            "content": {
+                "application/zip": BINARY,
+                "multipart/form-data": {
+                    "schema": {"type": "object", "properties": {"file": file}, "required": ["file"]}
+                },
+            },
+        },
     }
 
 

@@ -61,6 +61,7 @@ class TaskEndpoint:
     """The ASGI application of one task: body in, answer out, and nothing of the framework between."""
 
     encodings: Collection[bytes] = ()
+    max_body_bytes: int | None = None
 
     def __init__(self, task: type[Task[Any]], registry: Registry, limits: Limits) -> None:
         self.task = task

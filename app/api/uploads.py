@@ -14,6 +14,8 @@ from app.errors import CallerLeft, EmptyBody, InvalidRequest
 
 MULTIPART: Final = b"multipart/form-data"
 JSON: Final = b"application/json"
+RECEIVED: Final = "imago.received"
+"""Where the scope of a long body says how many bytes of it came: it has its time for each MiB, not for all of it."""
 _LONG = 2**20
 """Longer bodies with parts or base64 in them are taken apart in a thread: that takes some milliseconds a megabyte."""
 _MOST_VALUES = 10_000

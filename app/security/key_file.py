@@ -102,9 +102,14 @@ class KeyRing:
     def find(self, secret: bytes, now: float, date: float) -> Caller | None:
         """Whose secret this is at `now`, in seconds of a clock that never goes back, and `date`, since the epoch."""
         if now >= self._due:
-            self._due = now + _LOOK_EVERY
-            self.look()
+            self._look_at(now)
         return self._callers.find(secret, date)
+
+    def get(self, identity: str, now: float, date: float) -> Caller | None:
+        """Whose key has this id, at the times of `find`."""
+        if now >= self._due:
+            self._look_at(now)
+        return self._callers.get(identity, date)
 
     def look(self) -> None:
         """Read the file again if it has changed. Without a file nobody gets in; a broken one changes nothing, because a
@@ -120,6 +125,10 @@ class KeyRing:
             return
         after = self._callers.ids
         logger.info("keys were read: %d, new %s, gone %s", len(after), sorted(after - before), sorted(before - after))
+
+    def _look_at(self, now: float) -> None:
+        self._due = now + _LOOK_EVERY
+        self.look()
 
 
 def _refuse_if_open_to_others(seen: os.stat_result) -> None:

@@ -136,6 +136,11 @@ class Callers:
         """The ids of the keys."""
         return frozenset(identity.decode() for identity in self._callers)
 
+    def get(self, identity: str, now: float) -> Caller | None:
+        """The caller with the key of this id, unless it has expired at `now`."""
+        caller, _ = self._callers.get(identity.encode(), (None, _NOBODY))
+        return caller if caller is not None and now < caller.expires else None
+
     def find(self, secret: bytes, now: float) -> Caller | None:
         """Whose secret this is at `now`, in seconds since the epoch; None where it is unknown, wrong or has expired."""
         if (form := _FORM.fullmatch(secret)) is None:

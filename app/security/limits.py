@@ -83,8 +83,18 @@ class Quotas:
         """A request that was admitted has ended, for which so many pixels were decoded. They are paid for afterwards,
         when they are known: one request may overdraw its account, and the next ones wait until that is paid."""
         self._under_way[caller.row * self._processes + self._process] -= 1
+        self.spend(caller, limits, pixels)
+
+    def spend(self, caller: Caller, limits: Limits, pixels: int) -> None:
+        """Charge pixels that were decoded."""
         if limits.pixels_per_second is not None and pixels:
             self._spend(2 * caller.row + _PIXELS, self._clock(), pixels / limits.pixels_per_second)
+
+    def owed(self, caller: Caller, limits: Limits) -> float:
+        """Seconds until the pixels of a key are paid, as far as they have to be before more are decoded."""
+        if limits.pixels_per_second is None:
+            return 0.0
+        return wait(self._paid[2 * caller.row + _PIXELS], self._clock(), 0.0, _BURST)
 
     def _check(self, account: int, now: float, cost: float, limit: str) -> None:
         if seconds := wait(self._paid[account], now, cost, _BURST):

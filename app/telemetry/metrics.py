@@ -55,6 +55,19 @@ class ShadowMetrics:
     failed: Counter
 
 
+@dataclass(frozen=True)
+class JobMetrics:
+    """The metrics of background jobs."""
+
+    accepted: Counter
+    done: Counter
+    failed: Counter
+    answered: Counter
+    """Pictures with a result, and those with an error."""
+    unanswered: Counter
+    waiting: Gauge
+
+
 class Metrics(Collector):
     """All metrics of one application: those of this process to write, those of all processes to read.
 
@@ -90,6 +103,11 @@ class Metrics(Collector):
         self.shadowed = CounterFamily(
             own, "imago_shadow", "Calls to be given to a shadow as well.", (*_MODEL, "outcome")
         )
+        self._jobs = CounterFamily(own, "imago_jobs", "Background jobs taken in, and ended.", ("event",))
+        self._job_pictures = CounterFamily(
+            own, "imago_job_pictures", "Pictures of background jobs, by what became of them.", ("outcome",)
+        )
+        self._job_waiting = GaugeFamily(own, "imago_job_pictures_waiting", "Pictures of jobs that are to be answered.")
         # Each process knows all the models, so that their sum would count every one several times.
         self._models_loaded = GaugeFamily(own, "imago_models_loaded", "Model versions ready to answer.", combine=max)
         self.models_loaded = self._models_loaded.labels()
@@ -126,12 +144,24 @@ class Metrics(Collector):
         outcomes = {name: self.shadowed.labels(task, model, name) for name in ("compared", "dropped", "failed")}
         return ShadowMetrics(self.agreement.labels(task, model), **outcomes)
 
+    def of_jobs(self) -> JobMetrics:
+        """The metrics of background jobs."""
+        return JobMetrics(
+            accepted=self._jobs.labels("accepted"),
+            done=self._jobs.labels("done"),
+            failed=self._jobs.labels("failed"),
+            answered=self._job_pictures.labels("answered"),
+            unanswered=self._job_pictures.labels("failed"),
+            waiting=self._job_waiting.labels(),
+        )
+
     def collect(self) -> Iterator[Metric]:
         """Every family as it is now in all processes, for the registry."""
         for family in (
             self.requests, self.request_seconds, self.decode, self.queue, self.inference, self.encode,
             self.batch_size, self.queue_depth, self.rejected, self.cancelled, self.access_refused, self.agreement,
-            self.shadowed, self._models_loaded, self._gallery_seconds,
+            self.shadowed, self._jobs, self._job_pictures, self._job_waiting, self._models_loaded,
+            self._gallery_seconds,
         ):  # fmt: skip
             yield family.collect(self._segments)
         text = "Vectors of all galleries."

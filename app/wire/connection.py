@@ -288,7 +288,7 @@ class Connection(HttpToolsProtocol):
             self.transport.abort()
         elif self._expects == _NOTHING:
             self.close()
-        elif self._is_held():
+        elif self._is_held() or (self._expects == _BODY and cast(Cycle, self.cycle).moves()):
             self.due = now + self._patience()
         elif self._expects == _HEAD:
             self._refuse(RequestTimeout())

@@ -2,13 +2,16 @@
 
 import asyncio
 from collections.abc import Sized
-from typing import Any, Protocol
+from typing import Any, Final, Protocol, cast
 
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from app.api.fast_path import Exchange
+from app.api.uploads import RECEIVED
 from app.errors import RequestTimeout
+
+_PART: Final = 2**20
 
 
 class Flow(FlowControl):
@@ -43,6 +46,14 @@ class LongCycle(RequestResponseCycle):
     early = False
     """Whether the answer began before the end of the request: it is the last one on its connection."""
     _late = False
+    _received = 0
+
+    def moves(self) -> bool:
+        """Whether another MiB came since this was asked last, of a body whose length is counted because it may be long:
+        each has the time that others have for all of it."""
+        received = cast(int, self.scope.get(RECEIVED, 0))
+        moved, self._received = received - self._received >= _PART, received
+        return moved
 
     def be_late(self) -> None:
         """Called when the body is overdue: whoever reads it is to answer so."""
@@ -93,6 +104,10 @@ class ShortCycle:
             body = bytes(self.body)
             self.body.clear()  # this object stays until the next request of its connection
             self._exchange.begin(body, self._respond)
+
+    def moves(self) -> bool:
+        """As `LongCycle.moves`: its body is short."""
+        return False
 
     def be_late(self) -> None:
         """Called when the body is overdue."""

@@ -56,8 +56,9 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     (root / "tiny-classifier" / "serving.toml").write_text("aliases = { stable = 1 }\nshadow = { version = 2 }\n")
     (make_classifier(root, name="broken") / "model.onnx").write_bytes(b"")
     stop = threading.Event()
+    flags = ("--jobs-dir", str(tmp_path_factory.mktemp("jobs")), "--log-level", "error")
     with (
-        running_server(root, "--log-level", "error") as server,
+        running_server(root, *flags) as server,
         running_prometheus(server.url.removeprefix("http://"), tmp_path_factory.mktemp("prometheus")) as running,
     ):
         crowd = threading.Thread(target=_keep_asking, args=(server.url, stop))

@@ -96,6 +96,25 @@ def test_a_late_body_is_counted_with_its_task(hasty: Served) -> None:
     assert hasty.observe(LATE["long body"]).counted[series] == 1
 
 
+@pytest.mark.parametrize(("rest", "told"), [(2**20, (400, "invalid-request")), (10, (408, "request-timeout"))])
+def test_each_mib_of_a_job_has_the_time_of_a_body(root: Path, tmp_path: Path, rest: int, told: tuple[int, str]) -> None:
+    """The second of three parts comes when the first has had its time; the body is no zip, which is seen at its end."""
+    part = bytes(2**20)
+    body = 2 * part + bytes(rest)
+
+    async def tell(caller: Caller) -> Answer:
+        head = request(body, b"/jobs?task=classify")[: -len(body)]
+        for data in (head + part, part):
+            caller.send(data)
+            await asyncio.sleep(0.35)
+        caller.send(bytes(rest) if rest > 10 else b"")
+        return await caller.answer()
+
+    with serving(root, body_timeout_seconds=0.5, jobs_dir=tmp_path / "jobs") as running:
+        answer = running.story(tell)
+    assert (answer.status, answer.json()["code"]) == told
+
+
 def test_a_caller_that_says_nothing_is_closed_without_a_word(hasty: Served) -> None:
     assert hasty.story(lambda caller: caller.ended()) == b""
 
