@@ -23,6 +23,7 @@ from rich.table import Table
 
 from app import __version__
 from app.commands.batch import add_batch
+from app.commands.jobs import add_jobs
 from app.commands.keys import keys
 from app.commands.verbs import add_verbs
 from app.errors import InvalidModel, OperatorError
@@ -159,6 +160,7 @@ cli.command("list")(flagged(list_models))
 add_verbs(cli, console)
 cli.add_typer(keys, name="keys")
 add_batch(cli, patient_resources)
+add_jobs(cli, console)
 
 
 @cli.callback(invoke_without_command=True)

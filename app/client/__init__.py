@@ -12,6 +12,7 @@
 
 from app.client.asynchronous import AsyncClient
 from app.client.blocking import Client
+from app.client.jobs import Job
 from app.client.problems import ServiceProblem
 from app.client.retries import Retries
 from app.client.wire import Answer, Choices, JsonObject, Picture, Question
@@ -21,6 +22,7 @@ __all__ = [
     "AsyncClient",
     "Choices",
     "Client",
+    "Job",
     "JsonObject",
     "Picture",
     "Question",

@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack, overload
 
 import httpx
 
+from app.client.jobs import AsyncJobs
 from app.client.problems import ServiceProblem, problem_of
 from app.client.retries import REFUSED, Retries
 from app.client.wire import Answer, Choices, JsonObject, Picture, Question, ShapeT, answer_of, call_of
@@ -44,6 +45,8 @@ class AsyncClient:
             limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP),
             timeout=None,  # noqa: S113 - each call has a deadline
         )
+        self.jobs = AsyncJobs(self._http, self.send)
+        """Pictures that are left to be answered in time."""
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._http.base_url}>"

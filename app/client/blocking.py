@@ -1,13 +1,15 @@
 """The client for programs without an event loop: `AsyncClient`, run in a thread of its own, so that deadlines hold to
 the end of an answer and both behave alike, in a notebook as well."""
 
+import os
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, Self, Unpack, overload
 
-from anyio.from_thread import start_blocking_portal
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.client.asynchronous import AsyncClient
+from app.client.jobs import AsyncJobs, Job
 from app.client.retries import Retries
 from app.client.wire import Answer, Choices, JsonObject, Picture, Question, ShapeT
 
@@ -22,6 +24,7 @@ class Client:
         self._portal = self._open.enter_context(start_blocking_portal())
         client = self._portal.call(partial(AsyncClient, url, api_key, timeout, retries))
         self._client = self._open.enter_context(self._portal.wrap_async_context_manager(client))
+        self.jobs = Jobs(self._portal, self._client.jobs)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("Async", "")
@@ -49,3 +52,31 @@ class Client:
     def draw(self, task: Question[Any] | str, *pictures: Picture, **chosen: Unpack[Choices]) -> bytes:
         """As `AsyncClient.draw`."""
         return self._portal.call(partial(self._client.draw, task, *pictures, **chosen))
+
+
+class Jobs:
+    """Background jobs: `Client.jobs`. Methods as of `AsyncJobs`."""
+
+    def __init__(self, portal: BlockingPortal, jobs: AsyncJobs) -> None:
+        self._portal = portal
+        self._jobs = jobs
+
+    def submit(self, task: str, *files: os.PathLike[str], **chosen: Unpack[Choices]) -> Job:
+        """Leave files to be answered."""
+        return self._portal.call(partial(self._jobs.submit, task, *files, **chosen))
+
+    def list(self) -> list[Job]:
+        """The caller's jobs, the newest first."""
+        return self._portal.call(self._jobs.list)
+
+    def status(self, job: str) -> Job:
+        """One job, by its id."""
+        return self._portal.call(self._jobs.status, job)
+
+    def results(self, job: str) -> bytes:
+        """The results of a job that has ended."""
+        return self._portal.call(self._jobs.results, job)
+
+    def cancel(self, job: str) -> None:
+        """Stop a job, and remove it with its results."""
+        self._portal.call(self._jobs.cancel, job)

@@ -89,9 +89,13 @@ def call_of(kind: str, pictures: tuple[Picture, ...], chosen: Choices, accept: s
         OSError: a file cannot be read.
     """
     data = tuple(picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures)
-    given = {"model": chosen.get("model"), "version": chosen.get("version"), **chosen.get("options", {})}
-    query = {name: _text(value) for name, value in given.items() if value is not None}
+    query = query_of({"model": chosen.get("model"), "version": chosen.get("version"), **chosen.get("options", {})})
     return Call(f"/{kind}", query, data, accept)
+
+
+def query_of(given: Mapping[str, object]) -> dict[str, str]:
+    """What stands in the query string; what is None is left out."""
+    return {name: _text(value) for name, value in given.items() if value is not None}
 
 
 class _Envelope(BaseModel):

@@ -1,0 +1,108 @@
+"""`imago jobs submit | status | results | cancel`: leaves many pictures at a service, to be answered in time."""
+
+import asyncio
+import inspect
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from app.client import AsyncClient, Job, ServiceProblem
+from app.commands.service import client_of, service_flags, target_flags
+from app.commands.verbs import option_flags, options_of
+from app.flags import signed
+from app.tasks import TASKS, Task
+from app.tasks.base import PictureTask
+
+T = TypeVar("T")
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_ID = inspect.Parameter("job", _KEYWORD, annotation=Annotated[str, typer.Argument(help="Its id.", metavar="ID")])
+
+
+def add_jobs(cli: typer.Typer, console: Console) -> None:
+    """`imago jobs`, with a command for each task of pictures below `submit`."""
+    jobs = typer.Typer(no_args_is_help=True, help="Many pictures, left at a service to be answered in time.")
+    submit = typer.Typer(no_args_is_help=True, help="Leave a zip, or pictures; prints the id of the job.")
+    for kind, task in TASKS.items():
+        if issubclass(task, PictureTask):
+            submit.command(kind)(_submit(task, console))
+    jobs.add_typer(submit, name="submit")
+    for name, command in (("status", _status(console)), ("results", _results(console)), ("cancel", _cancel(console))):
+        jobs.command(name)(command)
+    cli.add_typer(jobs, name="jobs")
+
+
+def _submit(task: type[Task[Any]], console: Console) -> Callable[..., None]:
+    def run(**flags: Any) -> None:
+        chosen = {"model": flags["model"], "version": flags["version"], "options": options_of(task, flags)}
+        console.print(_asked(flags, lambda client: client.jobs.submit(task.kind, *flags["files"], **chosen)).id)
+
+    files = typer.Argument(help="A zip, or pictures.", metavar="FILE...", exists=True, dir_okay=False)
+    taken = inspect.Parameter("files", _KEYWORD, annotation=Annotated[list[Path], files])
+    parameters = [taken, *option_flags(task), *target_flags(), *service_flags()]
+    return signed(run, f"{task.summary}: each one of many, in time.", parameters)
+
+
+def _status(console: Console) -> Callable[..., None]:
+    def run(**flags: Any) -> None:
+        async def ask(client: AsyncClient) -> list[Job]:
+            return [await client.jobs.status(flags["job"])] if flags["job"] else await client.jobs.list()
+
+        console.print(_table(_asked(flags, ask)))
+
+    job = typer.Argument(help="Its id; all jobs without one.", metavar="[ID]")
+    one = inspect.Parameter("job", _KEYWORD, default=None, annotation=Annotated[str | None, job])
+    return signed(run, "Print how far jobs are.", [one, *service_flags()])
+
+
+def _results(console: Console) -> Callable[..., None]:
+    def run(**flags: Any) -> None:
+        found = _asked(flags, lambda client: client.jobs.results(flags["job"]))
+        if flags["out"] is None:
+            console.out(found.decode().removesuffix("\n"), highlight=False)
+        else:
+            flags["out"].write_bytes(found)
+
+    where = typer.Option(help="File to write; without it they are printed.", metavar="FILE", dir_okay=False)
+    out = inspect.Parameter("out", _KEYWORD, default=None, annotation=Annotated[Path | None, where])
+    return signed(
+        run, "Print the results of a job that has ended: a line of JSON a picture.", [_ID, out, *service_flags()]
+    )
+
+
+def _cancel(console: Console) -> Callable[..., None]:
+    def run(**flags: Any) -> None:
+        _asked(flags, lambda client: client.jobs.cancel(flags["job"]))
+
+    return signed(run, "Stop a job, and remove it with its results.", [_ID, *service_flags()])
+
+
+def _asked(flags: dict[str, Any], ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    """What a service answers; ends the command where that is a refusal."""
+
+    async def asking() -> T:
+        async with client_of(flags) as client:
+            return await ask(client)
+
+    try:
+        return asyncio.run(asking())
+    except (ServiceProblem, OSError) as error:
+        told = (
+            f"[red]{error.code}[/]: {escape(error.detail)}" if isinstance(error, ServiceProblem) else escape(str(error))
+        )
+        Console(stderr=True, highlight=False).print(told, soft_wrap=True)
+        raise typer.Exit(1) from None
+
+
+def _table(jobs: list[Job]) -> Table:
+    table = Table("job", "state", "task", "model", "done", "failed", "created", box=None, pad_edge=False)
+    for job in jobs:
+        done = f"{job.answered + job.failed} of {job.pictures}"
+        state = job.state if job.error is None else f"{job.state}: {job.error.code}"
+        created = f"{job.created:%Y-%m-%d %H:%M:%S}"
+        table.add_row(job.id, state, job.task, escape(job.model), done, str(job.failed), created)
+    return table
