@@ -1,6 +1,6 @@
 """Swaps under load: two versions of a model take turns while requests come at a constant rate.
 
-    python -m benchmarks.swaps [--swaps 100] [--rate 50] [--model models/cifar10-classifier/1]
+    python -m benchmarks.swaps [--swaps 100] [--rate 50] [--model models/cifar10-classifier/2]
 
 The labels of each version end with its number, so that an answer says by itself which version made it: it has to agree
 with the answer's `version` and its header `X-Model-Version`. Requests are small pictures (the fast path), large ones
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--swaps", type=int, default=100, help="(default: %(default)s)")
     parser.add_argument("--rate", type=float, default=50, help="requests a second (default: %(default)s)")
     parser.add_argument(
-        "--model", type=Path, default=Path("models/cifar10-classifier/1"), help="(default: %(default)s)"
+        "--model", type=Path, default=Path("models/cifar10-classifier/2"), help="(default: %(default)s)"
     )
     chosen = parser.parse_args(arguments)
     bad = 0

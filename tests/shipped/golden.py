@@ -24,13 +24,28 @@ def scene(width: int, height: int) -> bytes:
     return encode_png(pixels)
 
 
+def cells() -> bytes:
+    """Red discs and a violet one on a light ground, as a smear looks under a microscope, as PNG."""
+    pixels = np.full((480, 640, 3), (225, 215, 205), np.uint8)
+    rows, columns = np.mgrid[:480, :640]
+    for number in range(12):
+        across, down = 60 + 105 * (number % 6), 110 + 230 * (number // 6)
+        inside = (rows - down) ** 2 + (columns - across) ** 2 < (70 if number == 8 else 45) ** 2
+        pixels[inside] = (110, 70, 150) if number == 8 else (205, 150, 150)
+    return encode_png(pixels)
+
+
 def answers(client: httpx.Client) -> dict[str, Any]:
-    """Probabilities and shares by label, mean colours of generated images, and the versions that answered."""
+    """Probabilities, shares and counts by label, mean colours of generated images, and the versions that answered."""
     classified = client.post("/classify?top_k=10", content=scene(32, 32)).json()
     segmented = client.post("/segment", content=scene(480, 360)).json()
     generated = client.post("/generate", json={"count": 4, "seed": 7}).json()
+    detected = client.post("/detect", content=cells()).json()
+    every = (classified, segmented, generated, detected)
+    objects = detected["results"][0]["objects"]
     return {
-        "versions": {answer["model"]: answer["version"] for answer in (classified, segmented, generated)},
+        "versions": {answer["model"]: answer["version"] for answer in every},
+        "detect": [[one["label"], one["score"]] for one in objects],
         "classify": {entry["label"]: entry["probability"] for entry in classified["results"][0]["labels"]},
         "segment": {entry["label"]: entry["share"] for entry in segmented["results"][0]["classes"]},
         "generate": [_mean_colour(result["image"]["data"]) for result in generated["results"]],

@@ -27,7 +27,7 @@ def client() -> Iterator[httpx.Client]:
 
 
 def test_one_model_of_each_task_is_shipped() -> None:
-    assert {read_manifest(version).task for version in VERSIONS} == {"classify", "segment", "generate"}
+    assert {read_manifest(version).task for version in VERSIONS} == {"classify", "segment", "detect", "generate"}
 
 
 @pytest.mark.parametrize("version", VERSIONS, ids=lambda path: f"{path.parent.name}/{path.name}")
@@ -52,6 +52,8 @@ def test_the_answers_are_those_of_the_export(client: httpx.Client) -> None:
     assert found["versions"] == golden["versions"]
     assert found["classify"] == pytest.approx(golden["classify"], abs=2e-3)
     assert found["segment"] == pytest.approx(golden["segment"], abs=5e-3)
+    assert [label for label, _ in found["detect"]] == [label for label, _ in golden["detect"]]
+    assert [score for _, score in found["detect"]] == pytest.approx([score for _, score in golden["detect"]], abs=0.01)
     assert found["generate"] == [pytest.approx(colour, abs=0.5) for colour in golden["generate"]]
 
 

@@ -1,6 +1,7 @@
 """bccd-detector: blood cells, found from scratch.
 
-    claim     mAP50 0.85 or more on the 72 test pictures: not yet run
+    claim     mAP50 0.894 (0.872 to 0.917), mAP 0.553 on the 72 test pictures (version 1)
+    time      27 minutes on one CPU core with bfloat16 arithmetic, beside other work
     seed      0
     command   imago-train fit bccd-detector --data DIR
 
@@ -26,7 +27,7 @@ _PLACES = ("bccd.zip", "BCCD", "BCCD_Dataset/BCCD")
 class BccdHyper(DetectHyper):
     """What was chosen."""
 
-    epochs: Count = 300
+    epochs: Count = 120
     size: tuple[int, int] = (288, 384)
     turn: bool = True
     validate_every: Count = 20
