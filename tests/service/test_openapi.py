@@ -13,7 +13,15 @@ import pytest
 from app.security.keys import ADMIN
 from benchmarks.server import Server, running_server
 from tests.api.doors import Keys
-from tests.make_models import make_classifier, make_detector, make_generator, make_segmenter
+from tests.make_models import (
+    make_autoencoder,
+    make_classifier,
+    make_denoiser,
+    make_detector,
+    make_embedder,
+    make_generator,
+    make_segmenter,
+)
 
 SCRIPT = Path(__file__).with_name("generated_client.py")
 PYTHON = os.environ.get("OPENAPI_CLIENT_PYTHON", "")
@@ -33,6 +41,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_segmenter(root, name="camvid-segmenter")
     make_generator(root, name="cifar10-generator")
     make_detector(root, name="detector")
+    make_denoiser(root, name="denoiser")
+    make_autoencoder(root, name="autoencoder")
+    make_embedder(root, name="embedder")
     return root
 
 
