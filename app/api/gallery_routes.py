@@ -82,6 +82,7 @@ def _add_galleries(router: APIRouter, calls: GalleryCalls, answers: GalleryAnswe
     @router.put(
         "/galleries/{gallery}", summary="Make a gallery, or set its threshold",
         responses=refusals((*_ANY, GalleryConflict, GalleryFull, ModelNotFound, NotReady, WrongTask)),
+        openapi_extra={"requestBody": {"content": {"application/json": {"example": {"threshold": 0.6}}}}},
     )  # fmt: skip
     async def configure(request: Request, name: GalleryName, settings: GallerySettings) -> GalleryInfo:
         return await answers.configure(request, name, settings)

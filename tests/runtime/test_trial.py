@@ -49,9 +49,10 @@ def test_a_graph_that_cannot_be_opened_is_refused_with_its_reason() -> None:
 
 
 def test_a_graph_that_never_comes_back_is_refused_after_its_time() -> None:
+    before = children()
     with pytest.raises(InvalidModel, match=r"took longer than 3 s"):
         Trial(seconds=3, memory_bytes=8 * 2**30).run(endless(), {}, "cpu", "onnxruntime")
-    assert children() == set()
+    assert children() <= before
 
 
 def test_a_graph_that_takes_too_much_memory_is_refused() -> None:

@@ -76,7 +76,7 @@ def test_every_example_is_answered(server: Server, document: dict[str, Any]) -> 
         body = taken.get("content", {}).get("application/json", {}).get("example")
         assert body is not None or not taken.get("required") or path == "/jobs", path
         answer = httpx.request(method, server.url + target(path, operation), json=body)
-        off = path.endswith(("/load", "/unload")) or path.startswith("/jobs")  # unless the operator allows it
+        off = path.endswith(("/load", "/unload")) or path.startswith(("/jobs", "/galleries"))  # unless they are allowed
         assert answer.status_code == (403 if off else 200), (method, path, answer.text)
 
 
@@ -85,7 +85,8 @@ def test_requests_made_up_from_the_document_get_documented_answers(who: str, mod
     """Without keys; with keys and none sent; with a key that opens everything."""
     keys = Keys(tmp_path / "keys.json")
     secret = keys.add(ADMIN)
-    flags = ["--jobs-dir", str(tmp_path / "jobs"), *([] if who == "anybody" else ["--keys", str(keys.path)])]
+    flags = ["--jobs-dir", str(tmp_path / "jobs"), "--galleries", str(tmp_path / "galleries")]
+    flags += [] if who == "anybody" else ["--keys", str(keys.path)]
     # A deadline may pass, whoever chose it; nothing else of the server's side may happen.
     (tmp_path / "schemathesis.toml").write_text(
         '[checks]\nnot_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", 504]\n'

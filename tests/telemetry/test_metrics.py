@@ -77,7 +77,7 @@ def _observe(requests: Any, decode: Any, rows: Any, depth: Any, loaded: Any) -> 
 
 
 def test_every_family_is_exposed_before_anything_was_observed() -> None:
-    assert len(exposed(Metrics().registry)) == 12
+    assert len(exposed(Metrics().registry)) == 19
     assert value(Metrics(), "imago_models_loaded") == 0
 
 
