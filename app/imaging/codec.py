@@ -191,12 +191,17 @@ def encode_png(pixels: NDArray[np.uint8], palette: Sequence[tuple[int, int, int]
     return buffer.getvalue()
 
 
+LONGEST_SIDE: Final = {"jpeg": 65_500, "webp": 16_383}
+"""Pixels of a side that an encoder writes: libjpeg's `JPEG_MAX_DIMENSION`, libwebp's `WEBP_MAX_DIMENSION`."""
+
+
 def encode_as(pixels: ImageArray, encoding: str, quality: int) -> bytes:
-    """Encode uint8 [height, width, 3] RGB as `png`, or as `jpeg` or `webp` of a quality from 1 to 100."""
+    """Encode uint8 [height, width, 3] RGB as `png`, or as `jpeg` or `webp` of a quality from 1 to 100, within
+    `LONGEST_SIDE`."""
     if encoding == "png":
         return encode_png(pixels)
     buffer = io.BytesIO()
-    # A method of 4, WebP's default, takes ten times as long for a few bytes less.
+    # WebP's quicker methods, since a caller waits; JPEG has no such choice and passes over it.
     Image.fromarray(pixels).save(buffer, format=encoding.upper(), quality=quality, method=1)
     return buffer.getvalue()
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from app.errors import EmptyBody, ImageTooLarge, InvalidModel, InvalidOption, InvalidRequest
-from app.imaging.codec import ImageArray, Picture, encode_as
+from app.imaging.codec import LONGEST_SIDE, ImageArray, Picture, encode_as
 from app.imaging.noise import noise_level
 from app.imaging.tiles import Tiles
 from app.manifest import Manifest, Tiling
@@ -110,7 +110,7 @@ class Enhance(PictureTask[EnhanceOptions]):
         """The whole picture as one row where the graph takes it so, else tiles that are cut as they are run.
 
         Raises:
-            InvalidOption: the model has another scale, or takes no noise out.
+            InvalidOption: the model has another scale, or takes no noise out, or the encoding holds no such picture.
             ImageTooLarge: the result would have too many pixels.
         """
         if picture is None:
@@ -131,6 +131,10 @@ class Enhance(PictureTask[EnhanceOptions]):
             raise InvalidOption(f"scale: this model's is {scale}; leave model out and one of that scale is chosen.")
         if options.strength is not None and not self._takes_strength:
             raise InvalidOption("strength: this model takes no noise out; leave it out.")
+        longest = LONGEST_SIDE.get(options.encoding)
+        if longest is not None and max(picture.width, picture.height) * scale > longest:
+            form = options.encoding.upper()
+            raise InvalidOption(f"encoding: {form} holds at most {longest} pixels a side; ask for PNG.")
         if picture.pixels * scale**2 > MAX_PIXELS:
             raise ImageTooLarge(MAX_PIXELS // scale**2, (picture.width, picture.height))
 

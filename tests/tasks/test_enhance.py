@@ -103,6 +103,14 @@ def test_a_result_beyond_the_limit_is_refused_before_a_pixel_is_decoded(upscaler
         upscaler.task.prepare(Large(), upscaler.options())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("encoding", "longest"), [("webp", 16_383), ("jpeg", 65_500)])
+def test_a_side_that_an_encoding_does_not_hold_is_refused(denoiser: Asked, encoding: str, longest: int) -> None:
+    data = save(np.zeros((1, longest, 3), np.uint8))
+    assert len(denoiser.drawing(data, strength=0, encoding=encoding))
+    with pytest.raises(InvalidOption, match=f"at most {longest} pixels a side"):
+        denoiser.run(save(np.zeros((1, longest + 1, 3), np.uint8)), encoding=encoding)
+
+
 def test_tensors_of_other_sizes_are_refused(denoiser: Asked) -> None:
     for height, width in ((4, 18), (5, 4), (0, 4)):
         with pytest.raises(InvalidRequest, match="multiples of 2, up to 16"):
