@@ -2,28 +2,24 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
 from app.errors import InvalidModel
+from training.averaging import AveragedHyper, AveragedLoop
 from training.data.feed import Draw
-from training.engine import Average, Count, Hyper
-from training.networks.layout import channels_last
-from training.optimisers import adamw
-from training.schedules import cosine
+from training.engine import Average, Count
 from training.version import open_version
 
 WATCHED = "validation/accuracy"
 """What decides which weights are kept, and when to stop."""
 
 
-class ClassifyHyper(Hyper):
+class ClassifyHyper(AveragedHyper):
     """What every classifier of this loop lets one choose."""
 
     weight_decay: float = Field(default=0.05, ge=0)
@@ -44,16 +40,14 @@ Batch = tuple[Tensor, ...]
 softened probabilities float [N,classes]."""
 
 
-class ClassifyLoop(LightningModule):
+class ClassifyLoop(AveragedLoop[nn.Module]):
     """One step: cross entropy of smoothed labels, weighted by class, of mixed pictures for both of their labels."""
 
     weights: Tensor
     reached: Tensor
 
     def __init__(self, network: nn.Module, hyper: ClassifyHyper, weights: Tensor) -> None:
-        super().__init__()
-        self.network = channels_last(network)
-        self.average = Average(self.network, hyper.decay)
+        super().__init__(network, hyper)
         self.best = Average(self.network, 0.0)
         self.hyper = hyper
         self.register_buffer("weights", weights)
@@ -80,11 +74,6 @@ class ClassifyLoop(LightningModule):
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         return functional.cross_entropy(logits, labels, self.weights, label_smoothing=self.hyper.smoothing)
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Let the average follow at once: checkpoints are written before `on_train_batch_end` reaches this module."""
-        super().optimizer_step(*arguments, **named)
-        self.average.follow(self.network)
-
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
         self.right = self.seen = 0
@@ -103,18 +92,6 @@ class ClassifyLoop(LightningModule):
         if accuracy >= float(self.reached):
             self.reached.fill_(accuracy)
             self.best.follow(self.average.module)
-
-    def optimiser(self) -> torch.optim.Optimizer:
-        """AdamW; biases and norms are not decayed."""
-        return adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
-
-    def configure_optimizers(self) -> Any:
-        """The optimiser and its cosine."""
-        optimiser = self.optimiser()
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimiser, cosine(int(self.trainer.estimated_stepping_batches), self.hyper.warm_up)
-        )
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def taught(hyper: ClassifyHyper, classes: int, make: Callable[[Draw], Batch]) -> Callable[[Draw], Batch]:

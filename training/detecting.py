@@ -5,22 +5,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from pydantic import Field, field_validator
 from torch import Tensor
 
 from training.average_precision import Pictures, precision
+from training.averaging import AveragedHyper, AveragedLoop
 from training.data.augment import jitter
 from training.data.boxes import Windows, padded
 from training.data.feed import Draw
-from training.engine import Average, Count, Hyper, Rate
+from training.engine import Count, Rate
 from training.matching import loss
 from training.networks.detector import Detector
 from training.networks.encoder import STRIDE
 from training.networks.graphs import DetectGraph, scaled
-from training.networks.layout import channels_last
-from training.optimisers import adamw
-from training.schedules import cosine
 
 WATCHED = "validation/map50"
 """The figure that says how good the averaged network is."""
@@ -31,7 +28,7 @@ Batch = tuple[Tensor, Tensor]
 """Pictures float [N,3,H,W] and truths float [N,M,5]: left, top, right, bottom in pixels, and the label or -1."""
 
 
-class DetectHyper(Hyper):
+class DetectHyper(AveragedHyper):
     """What every detector lets one choose."""
 
     epochs: Count = 150
@@ -61,15 +58,13 @@ class DetectHyper(Hyper):
         return value
 
 
-class DetectLoop(LightningModule):
+class DetectLoop(AveragedLoop[Detector]):
     """One step: the loss of both heads, and both teach the encoder (in 24 epochs of BCCD that gave an mAP50 of 0.82 on
     the validation part; 0.78 where the exported head only listened, as Wang et al. 2024 have it)."""
 
     def __init__(self, hyper: DetectHyper, labels: tuple[str, ...], steps: int) -> None:
-        super().__init__()
-        self.network = channels_last(Detector(len(labels), hyper.width))
-        self.average = Average(self.network, hyper.decay)
-        self.hyper, self.labels, self.steps = hyper, labels, steps
+        super().__init__(Detector(len(labels), hyper.width), hyper, steps)
+        self.labels = labels
         self.seen: list[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = []
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
@@ -81,9 +76,8 @@ class DetectLoop(LightningModule):
         self.log_dict({"several": several, "single": single}, prog_bar=True)
         return several + single
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Let the average follow at once: checkpoints are written before `on_train_batch_end` reaches this module."""
-        super().optimizer_step(*arguments, **named)
+    def follow(self) -> None:
+        """Forget the untrained weights soon."""
         self.average.follow(self.network, self.global_step)
 
     def on_validation_epoch_start(self) -> None:
@@ -102,12 +96,6 @@ class DetectLoop(LightningModule):
         truths, found = zip(*self.seen, strict=True)
         figures = precision(Pictures(self.labels, truths, found))
         self.log_dict({WATCHED: figures.map50, "validation/map": figures.map}, prog_bar=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; biases and norms are not decayed."""
-        optimiser = adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, cosine(self.steps, self.hyper.warm_up))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def batches(images: Tensor, truths: Sequence[Tensor], hyper: DetectHyper) -> Any:

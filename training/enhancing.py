@@ -5,22 +5,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
+from training.averaging import AveragedHyper, AveragedLoop
 from training.data.feed import Draw, Feed
-from training.engine import Average, Count, Hyper
-from training.networks.layout import channels_last
-from training.optimisers import adamw
-from training.schedules import cosine
+from training.engine import Count
 
 WATCHED = "validation/psnr"
 
 
-class EnhanceHyper(Hyper):
+class EnhanceHyper(AveragedHyper):
     """What every restorer lets one choose."""
 
     epochs: Count = 60
@@ -31,7 +28,6 @@ class EnhanceHyper(Hyper):
     side: Count = 96
     """Pixels of the side of a window of the result."""
     warm_up: int = 100
-    decay: float = 0.998
     width: Count = 48
     blocks: Count = 5
 
@@ -40,14 +36,8 @@ Batch = tuple[Tensor, ...]
 """What the network takes, each with the rows of the batch first, and last what it is to give, float [N,3,H,W]."""
 
 
-class EnhanceLoop(LightningModule):
+class EnhanceLoop(AveragedLoop[nn.Module]):
     """One step: mean absolute error."""
-
-    def __init__(self, network: nn.Module, hyper: EnhanceHyper, steps: int) -> None:
-        super().__init__()
-        self.network = channels_last(network)
-        self.average = Average(self.network, hyper.decay)
-        self.hyper, self.steps = hyper, steps
 
     def training_step(self, batch: Batch, index: int) -> Tensor:
         """The loss of one batch."""
@@ -56,23 +46,12 @@ class EnhanceLoop(LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Let the average follow at once: a checkpoint may be written right after."""
-        super().optimizer_step(*arguments, **named)
-        self.average.follow(self.network)
-
     def validation_step(self, batch: Batch, index: int) -> None:
         """Peak signal-to-noise ratio of the averaged network, in dB."""
         *given, wanted = batch
         found = self.average.module(*given).float().clamp(0, 1)
         ratio = peak_signal_noise_ratio(found, wanted, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3))
         self.log(WATCHED, ratio, prog_bar=True, batch_size=len(wanted))
-
-    def configure_optimizers(self) -> Any:
-        """AdamW without decay: the networks are too small to learn by heart."""
-        optimiser = adamw(self.network, self.hyper.lr, 0.0)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, cosine(self.steps, self.hyper.warm_up))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def windows_feed(images: Sequence[NDArray[np.uint8]], hyper: EnhanceHyper, worsen: Any) -> Feed[Batch]:

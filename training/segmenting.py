@@ -2,30 +2,26 @@
 
 import base64
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from training.averaging import AveragedHyper, AveragedLoop
 from training.data.pixels import decode_labels
-from training.engine import Average, Count, Hyper, Rate
+from training.engine import Count, Rate
 from training.metrics import confusion, intersection_over_union
 from training.networks.graphs import SegmentGraph, scaled
-from training.networks.layout import channels_last
 from training.networks.segmenter import Segmenter
-from training.optimisers import adamw
-from training.schedules import cosine
 from training.version import Version
 
 WATCHED = "validation/miou"
 """The figure that says how good the averaged network is."""
 
 
-class SegmentHyper(Hyper):
+class SegmentHyper(AveragedHyper):
     """What every segmenter lets one choose."""
 
     batch_size: Count = 8
@@ -39,7 +35,7 @@ class SegmentHyper(Hyper):
     validate_every: Count = 20
 
 
-class SegmentLoop(LightningModule):
+class SegmentLoop(AveragedLoop[Segmenter]):
     """One step: cross entropy at the full size of the window; pixels labelled `void` do not count.
 
     `weights` is float [classes]; validation compares at `height` x `width`.
@@ -48,11 +44,9 @@ class SegmentLoop(LightningModule):
     weights: Tensor
 
     def __init__(self, hyper: SegmentHyper, weights: Tensor, size: tuple[int, int], void: int, steps: int) -> None:
-        super().__init__()
         classes = len(weights)
-        self.network = channels_last(Segmenter(classes, hyper.width))
-        self.average = Average(self.network, hyper.decay)
-        self.hyper, self.size, self.void, self.steps = hyper, size, void, steps
+        super().__init__(Segmenter(classes, hyper.width), hyper, steps)
+        self.size, self.void = size, void
         self.register_buffer("weights", weights)
         self.matrix = torch.zeros(classes, classes, dtype=torch.long)
 
@@ -64,11 +58,6 @@ class SegmentLoop(LightningModule):
         loss = functional.cross_entropy(logits, labels, self.weights, ignore_index=self.void)
         self.log("loss", loss, prog_bar=True)
         return loss
-
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Let the average follow at once: checkpoints are written before `on_train_batch_end` reaches this module."""
-        super().optimizer_step(*arguments, **named)
-        self.average.follow(self.network)
 
     def on_validation_epoch_start(self) -> None:
         """Start counting."""
@@ -83,12 +72,6 @@ class SegmentLoop(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """The mean over classes."""
         self.log(WATCHED, float(intersection_over_union(self.matrix).nanmean()), prog_bar=True)
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; biases and norms are not decayed."""
-        optimiser = adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, cosine(self.steps, self.hyper.warm_up))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def enet_weights(labels: Tensor, classes: int) -> Tensor:

@@ -10,40 +10,36 @@ a generator of its own: `cifar10-vae-generator` exports that from the same run.
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor
 
 from app.imaging.codec import encode_png
 from app.manifest import ImageInput
+from training.averaging import AveragedHyper, AveragedLoop
 from training.data import cifar
 from training.data.augment import flip_every_other
 from training.data.feed import Draw, Feed, Slices
 from training.data.held_out import shuffled
-from training.engine import Average, Count, Hyper, Plan, Rate
+from training.engine import Count, Plan, Rate
 from training.likeness import frechet_distance
 from training.metrics import separation
 from training.networks.autoencoder import Autoencoder, bits_per_byte
 from training.networks.graphs import GenerateGraph, ReconstructGraph
-from training.networks.layout import channels_last
 from training.networks.statistics import recount
 from training.onnx_file import Arrays
-from training.optimisers import adamw
 from training.recipe import Card, Recipe
 from training.recipes.cifar10_classifier import as_pictures, load, split, strangers
 from training.recipes.cifar10_generator import JUDGE, generated, judged, sheet
 from training.run import Run, submodule
-from training.schedules import cosine
 from training.version import Version, open_version
 
 SHOWN = 8
 
 
-class AutoencoderHyper(Hyper):
+class AutoencoderHyper(AveragedHyper):
     """What was chosen."""
 
     epochs: Count = 30
@@ -51,20 +47,16 @@ class AutoencoderHyper(Hyper):
     lr: Rate = 1e-3
     weight_decay: float = 0.01
     warm_up: int = 200
-    decay: float = 0.998
     latent: Count = 128
     widths: tuple[int, int, int, int] = (256, 128, 64, 32)
     held_out: int = 2000
 
 
-class AutoencoderLoop(LightningModule):
+class AutoencoderLoop(AveragedLoop[Autoencoder]):
     """One step: bits for a byte of the pictures."""
 
     def __init__(self, hyper: AutoencoderHyper, steps: int) -> None:
-        super().__init__()
-        self.network = channels_last(Autoencoder(hyper.latent, hyper.widths))
-        self.average = Average(self.network, hyper.decay)
-        self.hyper, self.steps = hyper, steps
+        super().__init__(Autoencoder(hyper.latent, hyper.widths), hyper, steps)
 
     def training_step(self, batch: tuple[Tensor, Tensor], index: int) -> Tensor:
         """The loss of one batch."""
@@ -73,22 +65,11 @@ class AutoencoderLoop(LightningModule):
         self.log("loss", loss, prog_bar=True)
         return loss
 
-    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
-        """Let the average follow at once: a checkpoint may be written right after."""
-        super().optimizer_step(*arguments, **named)
-        self.average.follow(self.network)
-
     def validation_step(self, batch: tuple[Tensor, Tensor], index: int) -> None:
         """Bits for a byte of held-out pictures, of the averaged network."""
         pictures, noise = batch
         spent = bits_per_byte(self.average.module, pictures, noise).mean()
         self.log("validation/bits", spent, prog_bar=True, batch_size=len(pictures))
-
-    def configure_optimizers(self) -> Any:
-        """AdamW; biases and norms are not decayed."""
-        optimiser = adamw(self.network, self.hyper.lr, self.hyper.weight_decay)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, cosine(self.steps, self.hyper.warm_up))
-        return {"optimizer": optimiser, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 class Cifar10Autoencoder(Recipe[AutoencoderHyper]):
