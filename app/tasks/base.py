@@ -182,22 +182,6 @@ class PictureTask(Task[OptionsT]):
     inputs: ClassVar[Mapping[str, str]] = {"image": "uint8 [N,H,W,C]"}
 
 
-class ExplainedOptions(TaskOptions):
-    """Options of a task whose answers can be explained from outside."""
-
-    explain: bool = Field(
-        False,
-        description=f"Add a heat map of what the answer depends on: the model is asked {1 + GRID**2} times, each time "
-        "with another part of the picture hidden, so it costs as much.",
-    )
-
-
-class HeatMap(EncodedImage):
-    """Grey PNG, 0 to 255: the brighter, the more the answer rests on that part."""
-
-    box: tuple[int, int, int, int] = Field(description="Part of the picture that it covers: left, top, right, bottom.")
-
-
 class FittedTask(PictureTask[OptionsT]):
     """A task whose graph sees the picture in one size: one row in, one result out."""
 
@@ -217,14 +201,45 @@ class FittedTask(PictureTask[OptionsT]):
         """Decode and fit the picture: `image` uint8 [1, height, width, channels]."""
         if picture is None:
             raise EmptyBody
-        image = fit(picture, self.image_input)
-        if isinstance(options, ExplainedOptions) and options.explain:
-            return Prepared({}, picture, Occlusion(image, self.evidence))
-        return Prepared({"image": image[np.newaxis]}, picture)
+        return Prepared({"image": fit(picture, self.image_input)[np.newaxis]}, picture)
 
+    def seen(self, picture: Picture) -> Box:
+        """The part of a picture that the graph sees."""
+        return visible_box(picture.width, picture.height, self.image_input)
+
+
+class HeatMap(EncodedImage):
+    """Grey PNG, 0 to 255: the brighter, the more the answer rests on that part."""
+
+    box: tuple[int, int, int, int] = Field(description="Part of the picture that it covers: left, top, right, bottom.")
+
+
+class ExplainedOptions(TaskOptions):
+    """Options of a task whose answers can be explained from outside."""
+
+    explain: bool = Field(
+        False,
+        description=f"Add a heat map of what the answer depends on: the model is asked {1 + GRID**2} times, each time "
+        "with another part of the picture hidden, so it costs as much.",
+    )
+
+
+ExplainedT = TypeVar("ExplainedT", bound=ExplainedOptions)
+
+
+class ExplainedTask(FittedTask[ExplainedT]):
+    """A task whose graph cannot tell what its answer depends on: it is asked again, with parts hidden."""
+
+    def prepare(self, picture: Picture | None, options: ExplainedT) -> Prepared:
+        """As of every fitted task, or the rows of an explained call."""
+        prepared = super().prepare(picture, options)
+        if not options.explain:
+            return prepared
+        return Prepared({}, prepared.picture, Occlusion(prepared.tensors["image"][0], self.evidence))
+
+    @abstractmethod
     def evidence(self, outputs: Tensors, whole: Tensors, hidden: Cell) -> float:
-        """What is left of an answer, `app.tasks.occlusion.Evidence`; for tasks with `ExplainedOptions`."""
-        raise NotImplementedError
+        """What is left of an answer, `app.tasks.occlusion.Evidence`."""
 
     def heatmap(self, prepared: Prepared) -> JsonObject:
         """A `HeatMap` as a plain dictionary, or None, where that was not asked for, under its name."""
@@ -240,10 +255,6 @@ class FittedTask(PictureTask[OptionsT]):
         if not isinstance(parts, Occlusion) or picture is None:
             return None
         return encode_png(heat_overlay(picture.decode(), parts.heat(), self.seen(picture)))
-
-    def seen(self, picture: Picture) -> Box:
-        """The part of a picture that the graph sees."""
-        return visible_box(picture.width, picture.height, self.image_input)
 
 
 def _obeys(spec: TensorSpec, rule: str) -> bool:

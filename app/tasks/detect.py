@@ -13,7 +13,7 @@ from app.imaging.codec import encode_png
 from app.imaging.geometry import boxes_in_picture
 from app.imaging.paint import Boxed, box_overlay
 from app.manifest import Manifest
-from app.tasks.base import ExplainedOptions, FittedTask, Graph, HeatMap, JsonObject, Prepared, Task, colours
+from app.tasks.base import ExplainedOptions, ExplainedTask, Graph, HeatMap, JsonObject, Prepared, Task, colours
 from app.tasks.occlusion import Cell
 from app.tensors import Tensors
 
@@ -68,7 +68,7 @@ class Named(NamedTuple):
     bottom: float
 
 
-class Detect(FittedTask[DetectOptions]):
+class Detect(ExplainedTask[DetectOptions]):
     """Graph: `image` -> `boxes` [N, K, 6]: left, top, right, bottom, score, class; K is fixed.
 
     Edges are pixels of the graph's input, counted from its left upper corner, and may lie beyond it. Scores are 0 to 1;

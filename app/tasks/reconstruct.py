@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from app.imaging.codec import encode_png
 from app.imaging.paint import heat_overlay
-from app.tasks.base import EncodedImage, ExplainedOptions, FittedTask, HeatMap, JsonObject, Prepared, encoded
+from app.tasks.base import EncodedImage, ExplainedOptions, ExplainedTask, HeatMap, JsonObject, Prepared, encoded
 from app.tasks.occlusion import Cell
 from app.tensors import Tensors
 
@@ -36,7 +36,7 @@ class Reconstruction(BaseModel):
     heatmap: HeatMap | None = None
 
 
-class Reconstruct(FittedTask[ReconstructOptions]):
+class Reconstruct(ExplainedTask[ReconstructOptions]):
     """Graph: `image` -> `reconstruction` uint8 [N,H,W,3], `error` uint8 [N,H,W], `score` float32 [N]."""
 
     kind = "reconstruct"

@@ -12,7 +12,7 @@ from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import label_counts, resize_labels
 from app.imaging.paint import label_overlay
 from app.manifest import Manifest
-from app.tasks.base import ExplainedOptions, FittedTask, Graph, HeatMap, JsonObject, Prepared, Task, colours
+from app.tasks.base import ExplainedOptions, ExplainedTask, Graph, HeatMap, JsonObject, Prepared, Task, colours
 from app.tasks.occlusion import Cell
 from app.tensors import Tensors
 
@@ -51,7 +51,7 @@ class Segmentation(BaseModel):
     heatmap: HeatMap | None = None
 
 
-class Segment(FittedTask[SegmentOptions]):
+class Segment(ExplainedTask[SegmentOptions]):
     """Graph: `image` -> `mask` uint8 [N, H, W], `confidence` uint8 [N, H, W]."""
 
     kind = "segment"
