@@ -23,6 +23,7 @@ from rich.table import Table
 
 from app import __version__
 from app.commands.batch import add_batch
+from app.commands.galleries import add_galleries
 from app.commands.jobs import add_jobs
 from app.commands.keys import keys
 from app.commands.verbs import add_verbs
@@ -161,6 +162,7 @@ add_verbs(cli, console)
 cli.add_typer(keys, name="keys")
 add_batch(cli, patient_resources)
 add_jobs(cli, console)
+add_galleries(cli, console)
 
 
 @cli.callback(invoke_without_command=True)

@@ -10,7 +10,7 @@ from app.errors import ServiceError
 
 UNREADABLE: Final = "unreadable-file"
 """Code of a file that cannot be read: no service was asked."""
-_OF_PICTURE: Final = frozenset(
+OF_PICTURE: Final = frozenset(
     (UNREADABLE, "empty-body", "unsupported-image", "corrupt-image", "image-too-large", "body-too-large",
      "inference-failed")
 )  # fmt: skip
@@ -56,7 +56,7 @@ def failed(name: str, error: ServiceProblem | ServiceError | OSError) -> Record:
     """The record of a picture that failed; raises the error again where it would meet every picture."""
     entry = failure_of(name, error)
     code: str = entry["error"]["code"]
-    if code not in _OF_PICTURE | _OF_THE_HOUR:
+    if code not in OF_PICTURE | _OF_THE_HOUR:
         raise error
     return Record(name, code, orjson.dumps(entry))
 

@@ -12,6 +12,7 @@
 
 from app.client.asynchronous import AsyncClient
 from app.client.blocking import Client
+from app.client.galleries import Gallery, GalleryEntry, GalleryFind, GalleryMatch
 from app.client.jobs import Job
 from app.client.problems import ServiceProblem
 from app.client.retries import Retries
@@ -22,6 +23,10 @@ __all__ = [
     "AsyncClient",
     "Choices",
     "Client",
+    "Gallery",
+    "GalleryEntry",
+    "GalleryFind",
+    "GalleryMatch",
     "Job",
     "JsonObject",
     "Picture",

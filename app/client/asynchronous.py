@@ -4,23 +4,23 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any, Self, Unpack, overload
 
 import httpx
 
+from app.client.galleries import AsyncGalleries
 from app.client.jobs import AsyncJobs
 from app.client.problems import ServiceProblem, problem_of
 from app.client.retries import REFUSED, Retries
-from app.client.wire import Answer, Choices, JsonObject, Picture, Question, ShapeT, answer_of, call_of
+from app.client.wire import Answer, Build, Choices, JsonObject, Picture, Question, ShapeT, answer_of, call_of
 
 logger = logging.getLogger("imago.client")
 
 _KEEP = 4.0
 """Seconds that an idle connection is kept: less than servers keep theirs (uvicorn 5), so that none is used that is just
 being closed."""
-Build = Callable[[int], httpx.Request]
-"""Makes a request that may take so many milliseconds."""
 
 
 class AsyncClient:
@@ -47,6 +47,8 @@ class AsyncClient:
         )
         self.jobs = AsyncJobs(self._http, self.send)
         """Pictures that are left to be answered in time."""
+        self.galleries = AsyncGalleries(self._http, self.send)
+        """Pictures that are recognised again."""
 
     def __repr__(self) -> str:
         return f"<AsyncClient {self._http.base_url}>"
@@ -80,14 +82,15 @@ class AsyncClient:
             OSError: a file cannot be read.
         """
         kind, shape = (task, JsonObject) if isinstance(task, str) else (task.kind, task.Answer)
-        call = call_of(kind, pictures, chosen, "application/json")
+        call = call_of(f"/{kind}", pictures, chosen)
         response = await self.send(partial(call.request, self._http), chosen.get("timeout"))
         return answer_of(response, shape, len(pictures))
 
     async def draw(self, task: Question[Any] | str, *pictures: Picture, **chosen: Unpack[Choices]) -> bytes:
         """The answer as one picture, a PNG or what the option `encoding` names, for one picture or a task that takes
         none; arguments and errors as of `ask`."""
-        call = call_of(task if isinstance(task, str) else task.kind, pictures, chosen, "image/*")
+        call = call_of(f"/{task if isinstance(task, str) else task.kind}", pictures, chosen)
+        call = replace(call, accept="image/*")
         return (await self.send(partial(call.request, self._http), chosen.get("timeout"))).content
 
     async def send(self, build: Build, within: float | None = None, repeatable: bool = True) -> httpx.Response:

@@ -9,6 +9,7 @@ from typing import Any, Self, Unpack, overload
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from app.client.asynchronous import AsyncClient
+from app.client.galleries import AsyncGalleries, Gallery, GalleryEntry, GalleryFind
 from app.client.jobs import AsyncJobs, Job
 from app.client.retries import Retries
 from app.client.wire import Answer, Choices, JsonObject, Picture, Question, ShapeT
@@ -25,6 +26,7 @@ class Client:
         client = self._portal.call(partial(AsyncClient, url, api_key, timeout, retries))
         self._client = self._open.enter_context(self._portal.wrap_async_context_manager(client))
         self.jobs = Jobs(self._portal, self._client.jobs)
+        self.galleries = Galleries(self._portal, self._client.galleries)
 
     def __repr__(self) -> str:
         return repr(self._client).replace("Async", "")
@@ -80,3 +82,55 @@ class Jobs:
     def cancel(self, job: str) -> None:
         """Stop a job, and remove it with its results."""
         self._portal.call(self._jobs.cancel, job)
+
+
+class Galleries:
+    """Pictures that are recognised again: `Client.galleries`. Methods as of `AsyncGalleries`."""
+
+    def __init__(self, portal: BlockingPortal, galleries: AsyncGalleries) -> None:
+        self._portal = portal
+        self._galleries = galleries
+
+    def list(self) -> list[Gallery]:
+        """The caller's galleries; everybody's for an administrator."""
+        return self._portal.call(self._galleries.list)
+
+    def configure(
+        self, gallery: str, threshold: float | None = None, model: str | None = None, owner: str | None = None
+    ) -> Gallery:
+        """Set the threshold of a gallery; it is made if it is not there."""
+        return self._portal.call(self._galleries.configure, gallery, threshold, model, owner)
+
+    def delete(self, gallery: str, owner: str | None = None) -> None:
+        """Delete a gallery with all that is in it."""
+        self._portal.call(self._galleries.delete, gallery, owner)
+
+    def entries(
+        self, gallery: str, after: str = "", count: int = 100, owner: str | None = None
+    ) -> tuple[GalleryEntry, ...]:
+        """At most `count` ids in their order, from the one behind `after` on."""
+        return self._portal.call(self._galleries.entries, gallery, after, count, owner)
+
+    def entry(self, gallery: str, identity: str, owner: str | None = None) -> GalleryEntry:
+        """One id."""
+        return self._portal.call(self._galleries.entry, gallery, identity, owner)
+
+    def put(
+        self,
+        gallery: str,
+        identity: str,
+        *pictures: Picture,
+        metadata: JsonObject | None = None,
+        **chosen: Unpack[Choices],
+    ) -> GalleryEntry:
+        """Set the pictures and the metadata of an id."""
+        put = partial(self._galleries.put, gallery, identity, *pictures, metadata=metadata, **chosen)
+        return self._portal.call(put)
+
+    def remove(self, gallery: str, identity: str, owner: str | None = None) -> None:
+        """Delete an id and its vectors."""
+        self._portal.call(self._galleries.remove, gallery, identity, owner)
+
+    def search(self, gallery: str, *pictures: Picture, **chosen: Unpack[Choices]) -> Answer[GalleryFind]:
+        """The ids nearest to each picture."""
+        return self._portal.call(partial(self._galleries.search, gallery, *pictures, **chosen))

@@ -2,19 +2,16 @@
 
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, Unpack
+from typing import Any, Unpack
 
 import httpx
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from app.client.problems import ServiceProblem
-from app.client.wire import Choices, query_of
-
-ShapeT = TypeVar("ShapeT", bound=BaseModel)
+from app.client.wire import Choices, Sends, query_of, read
 
 
 class JobError(BaseModel):
@@ -50,15 +47,6 @@ class _List(BaseModel):
     jobs: list[Job]
 
 
-class Sends(Protocol):
-    """As `AsyncClient.send`."""
-
-    async def __call__(
-        self, build: Callable[[int], httpx.Request], within: float | None = None, repeatable: bool = True
-    ) -> httpx.Response:
-        """Send a request, and return the answer that is a success."""
-
-
 class AsyncJobs:
     """The jobs of one service: `AsyncClient.jobs`. All methods raise `ServiceProblem` as `AsyncClient.ask`."""
 
@@ -74,15 +62,15 @@ class AsyncJobs:
         """
         asked = {"model": chosen.get("model"), "version": chosen.get("version"), **chosen.get("options", {})}
         build = partial(self._request, "POST", "", params=query_of({"task": task, **asked}), **_body(files))
-        return _read(Job, await self._send(build, chosen.get("timeout"), repeatable=False))
+        return read(Job, await self._send(build, chosen.get("timeout"), repeatable=False))
 
     async def list(self) -> list[Job]:
         """The caller's jobs, the newest first."""
-        return _read(_List, await self._send(partial(self._request, "GET", ""))).jobs
+        return read(_List, await self._send(partial(self._request, "GET", ""))).jobs
 
     async def status(self, job: str) -> Job:
         """One job, by its id."""
-        return _read(Job, await self._send(partial(self._request, "GET", f"/{job}")))
+        return read(Job, await self._send(partial(self._request, "GET", f"/{job}")))
 
     async def results(self, job: str) -> bytes:
         """The results of a job that has ended: a line of JSON for each picture, as of `imago batch`."""
@@ -106,11 +94,3 @@ def _body(files: Sequence[os.PathLike[str]]) -> dict[str, Any]:
 def _name(path: Path) -> str:
     """What a file is called in the results: its path as it was given, which may not lead out of a folder there."""
     return "/".join(part for part in path.parts if part not in ("..", path.anchor))
-
-
-def _read(shape: type[ShapeT], response: httpx.Response) -> ShapeT:
-    try:
-        return shape.model_validate_json(response.content)
-    except ValidationError as error:
-        said = f"The answer is not what imago says of jobs: {error.errors()[0]['msg']}"
-        raise ServiceProblem("unexpected-answer", said, response.status_code) from error

@@ -1,8 +1,8 @@
 """From a question to an HTTP request, and from its answer to typed results; sends nothing."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
 
@@ -17,6 +17,16 @@ JsonObject = dict[str, Any]
 
 ResultT = TypeVar("ResultT")
 ShapeT = TypeVar("ShapeT", bound=BaseModel, covariant=True)
+ReadT = TypeVar("ReadT", bound=BaseModel)
+Build = Callable[[int], httpx.Request]
+"""Makes a request that may take so many milliseconds."""
+
+
+class Sends(Protocol):
+    """As `AsyncClient.send`."""
+
+    async def __call__(self, build: Build, within: float | None = None, repeatable: bool = True) -> httpx.Response:
+        """Send a request, and return the answer that is a success."""
 
 
 class Question(Protocol[ShapeT]):
@@ -66,31 +76,35 @@ class Answer(Generic[ResultT]):
 
 @dataclass(frozen=True)
 class Call:
-    """A POST to a task, ready to be sent as often as needed."""
+    """A call with pictures, ready to be sent as often as needed."""
 
     path: str
     query: Mapping[str, str]
     pictures: tuple[bytes, ...]
-    accept: str
+    accept: str = "application/json"
+    method: str = "POST"
+    fields: Mapping[str, str] = field(default_factory=dict)
+    """Options that may be too long for the query."""
 
     def request(self, client: httpx.AsyncClient, milliseconds: int) -> httpx.Request:
         """One picture travels as it is, several as parts (RFC 7578): base64 would be a third longer."""
         headers = {"Accept": self.accept, "X-Request-Timeout-Ms": str(milliseconds)}
         body: dict[str, Any] = {"content": self.pictures[0] if self.pictures else b""}
-        if len(self.pictures) > 1:
-            body = {"files": [("file", ("picture", data, "application/octet-stream")) for data in self.pictures]}
-        return client.build_request("POST", self.path, params=self.query, headers=headers, timeout=None, **body)
+        if len(self.pictures) > 1 or self.fields:
+            parts = [("file", ("picture", data, "application/octet-stream")) for data in self.pictures]
+            body = {"files": parts, "data": self.fields}
+        return client.build_request(self.method, self.path, params=self.query, headers=headers, timeout=None, **body)
 
 
-def call_of(kind: str, pictures: tuple[Picture, ...], chosen: Choices, accept: str) -> Call:
-    """The call of a task. What is None is left to the service.
+def call_of(path: str, pictures: tuple[Picture, ...], chosen: Choices) -> Call:
+    """The call of a task, or of a gallery. What is None is left to the service.
 
     Raises:
         OSError: a file cannot be read.
     """
     data = tuple(picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures)
     query = query_of({"model": chosen.get("model"), "version": chosen.get("version"), **chosen.get("options", {})})
-    return Call(f"/{kind}", query, data, accept)
+    return Call(path, query, data)
 
 
 def query_of(given: Mapping[str, object]) -> dict[str, str]:
@@ -122,6 +136,15 @@ def answer_of(response: httpx.Response, shape: type[Any], pictures: int) -> Answ
         said = f"The answer is not what a task of imago answers: {error.errors()[0]['msg']}"
         raise ServiceProblem("unexpected-answer", said, response.status_code, request_id) from error
     return Answer(found.model, found.version, results, request_id)
+
+
+def read(shape: type[ReadT], response: httpx.Response) -> ReadT:
+    """An answer in its shape. Raises `ServiceProblem` where it has another."""
+    try:
+        return shape.model_validate_json(response.content)
+    except ValidationError as error:
+        said = f"The answer is not what imago answers there: {error.errors()[0]['msg']}"
+        raise ServiceProblem("unexpected-answer", said, response.status_code) from error
 
 
 def _result(item: JsonObject, reader: TypeAdapter[Any], request_id: str) -> Any:

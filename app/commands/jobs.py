@@ -1,24 +1,22 @@
 """`imago jobs submit | status | results | cancel`: leaves many pictures at a service, to be answered in time."""
 
-import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from app.client import AsyncClient, Job, ServiceProblem
-from app.commands.service import client_of, service_flags, target_flags
+from app.client import AsyncClient, Job
+from app.commands.service import answer_of, service_flags, target_flags
 from app.commands.verbs import option_flags, options_of
 from app.flags import signed
 from app.tasks import TASKS, Task
 from app.tasks.base import PictureTask
 
-T = TypeVar("T")
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _ID = inspect.Parameter("job", _KEYWORD, annotation=Annotated[str, typer.Argument(help="Its id.", metavar="ID")])
 
@@ -39,7 +37,7 @@ def add_jobs(cli: typer.Typer, console: Console) -> None:
 def _submit(task: type[Task[Any]], console: Console) -> Callable[..., None]:
     def run(**flags: Any) -> None:
         chosen = {"model": flags["model"], "version": flags["version"], "options": options_of(task, flags)}
-        console.print(_asked(flags, lambda client: client.jobs.submit(task.kind, *flags["files"], **chosen)).id)
+        console.print(answer_of(flags, lambda client: client.jobs.submit(task.kind, *flags["files"], **chosen)).id)
 
     files = typer.Argument(help="A zip, or pictures.", metavar="FILE...", exists=True, dir_okay=False)
     taken = inspect.Parameter("files", _KEYWORD, annotation=Annotated[list[Path], files])
@@ -52,7 +50,7 @@ def _status(console: Console) -> Callable[..., None]:
         async def ask(client: AsyncClient) -> list[Job]:
             return [await client.jobs.status(flags["job"])] if flags["job"] else await client.jobs.list()
 
-        console.print(_table(_asked(flags, ask)))
+        console.print(_table(answer_of(flags, ask)))
 
     job = typer.Argument(help="Its id; all jobs without one.", metavar="[ID]")
     one = inspect.Parameter("job", _KEYWORD, default=None, annotation=Annotated[str | None, job])
@@ -61,7 +59,7 @@ def _status(console: Console) -> Callable[..., None]:
 
 def _results(console: Console) -> Callable[..., None]:
     def run(**flags: Any) -> None:
-        found = _asked(flags, lambda client: client.jobs.results(flags["job"]))
+        found = answer_of(flags, lambda client: client.jobs.results(flags["job"]))
         if flags["out"] is None:
             console.out(found.decode().removesuffix("\n"), highlight=False)
         else:
@@ -76,26 +74,9 @@ def _results(console: Console) -> Callable[..., None]:
 
 def _cancel(console: Console) -> Callable[..., None]:
     def run(**flags: Any) -> None:
-        _asked(flags, lambda client: client.jobs.cancel(flags["job"]))
+        answer_of(flags, lambda client: client.jobs.cancel(flags["job"]))
 
     return signed(run, "Stop a job, and remove it with its results.", [_ID, *service_flags()])
-
-
-def _asked(flags: dict[str, Any], ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
-    """What a service answers; ends the command where that is a refusal."""
-
-    async def asking() -> T:
-        async with client_of(flags) as client:
-            return await ask(client)
-
-    try:
-        return asyncio.run(asking())
-    except (ServiceProblem, OSError) as error:
-        told = (
-            f"[red]{error.code}[/]: {escape(error.detail)}" if isinstance(error, ServiceProblem) else escape(str(error))
-        )
-        Console(stderr=True, highlight=False).print(told, soft_wrap=True)
-        raise typer.Exit(1) from None
 
 
 def _table(jobs: list[Job]) -> Table:

@@ -1,13 +1,18 @@
 """Which service a command asks, and as whom: flags, or two variables."""
 
+import asyncio
 import inspect
-from collections.abc import Mapping
-from typing import Annotated, Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any, TypeVar
 
 import typer
+from rich.console import Console
+from rich.markup import escape
 
-from app.client import AsyncClient, Retries
+from app.client import AsyncClient, Retries, ServiceProblem
 from app.settings import CLIENT_VARIABLES
+
+T = TypeVar("T")
 
 _URL, _API_KEY = CLIENT_VARIABLES
 
@@ -55,3 +60,20 @@ def target_flags() -> list[inspect.Parameter]:
 def client_of(flags: Mapping[str, Any], retries: Retries | None = None) -> AsyncClient:
     """The client that `service_flags` ask for."""
     return AsyncClient(flags["url"], flags["api_key"], flags["timeout"], retries)
+
+
+def answer_of(flags: Mapping[str, Any], ask: Callable[[AsyncClient], Awaitable[T]]) -> T:
+    """What a service answers; ends the command with its sentence where that is a refusal."""
+
+    async def asking() -> T:
+        async with client_of(flags) as client:
+            return await ask(client)
+
+    try:
+        return asyncio.run(asking())
+    except (ServiceProblem, OSError) as error:
+        told = (
+            f"[red]{error.code}[/]: {escape(error.detail)}" if isinstance(error, ServiceProblem) else escape(str(error))
+        )
+        Console(stderr=True, highlight=False).print(told, soft_wrap=True)
+        raise typer.Exit(1) from None
