@@ -1,8 +1,9 @@
-import { getJson } from "./key.js";
+import { getJson, keyHeaders } from "./key.js";
 
 // Shows what the public API says of itself; labels and reasons are inserted as text, never as markup.
 function examples(task, url) {
-  const body = task.takes_picture ? "--data-binary @picture.jpg" : "-X POST";
+  const key = Object.keys(keyHeaders()).length ? '-H "Authorization: Bearer $KEY" ' : "";
+  const body = key + (task.takes_picture ? "--data-binary @picture.jpg" : "-X POST");
   const drawn = task.answers.includes("image/png");
   const drawing = drawn ? [`curl ${body} -H 'Accept: image/png' ${url} -o ${task.task}.png`] : [];
   return [`# ${task.summary}`, `curl ${body} ${url}`, ...drawing];
