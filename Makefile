@@ -54,7 +54,7 @@ bench-peers: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.bench
 
 # Accuracy through HTTP; DATA is the folder of data sets.
 bench-accuracy: $(VENV)/.$(RUNTIME) $(VENV)/.train
-	@test -n "$(DATA)" || { echo "make bench-accuracy DATA=FOLDER, the one that holds cifar10/ and camvid/"; exit 2; }
+	@test -n "$(DATA)" || { echo "make bench-accuracy DATA=FOLDER, which holds the data sets, each in a folder of its own"; exit 2; }
 	$(BIN)/python -m benchmarks.accuracy --data $(DATA)
 
 clean:

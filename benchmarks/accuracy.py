@@ -1,88 +1,90 @@
 """Accuracy through HTTP: the test pictures, as the files they are, against the figures of the model cards.
 
-    python -m benchmarks.accuracy --data DATA [--url URL] [--clients 32] [--limit N]
+    python -m benchmarks.accuracy --data DATA [--url URL] [--clients 32] [--only MODEL ...]
 
-DATA holds `cifar10/` and `camvid/` in any layout that training reads. Without `--url` a server is started on the
-shipped models. Prints one row a model, the batches that the clients formed, and how far answers given in a crowd are
-from those given one at a time; exits with 1 where a figure is further from its card than the tolerance.
+DATA holds the data sets, each in a folder of its own, in any layout that training reads. Without `--url` a server is
+started on the shipped models. Each recipe scores its model as `imago-train verify` does, but its answers come through
+HTTP. Prints one row a figure, the batches that the clients formed, and how far answers given in a crowd are from those
+given one at a time; exits with 1 where a figure is further from its card than `imago-train verify` allows. Models that
+generate or reconstruct are left out: their figures are of tensors that HTTP does not answer.
 """
 
 import argparse
 import asyncio
-import base64
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlencode
 
 import httpx
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
 
-from app.imaging.codec import Decoder
+from app.client.wire import query_of
 from benchmarks.client import post_all
 from benchmarks.server import running_server
-from training.data import camvid, cifar
-from training.metrics import confusion, intersection_over_union
+from training.data import BrokenData, cifar
+from training.recipes import RECIPES
+from training.verify import TOLERANCE
+from training.version import Version, open_version
 
 console = Console(width=140, highlight=False)
 
+TASKS: Final = ("classify", "detect", "embed", "enhance", "segment")
+
 
 @dataclass(frozen=True)
-class Row:
-    """One figure through HTTP beside that of the model card."""
+class Served(Version):
+    """A version whose answers come from a service."""
 
-    model: str
-    metric: str
-    pictures: int
-    measured: float
-    card: float
-    tolerance: float
-    seconds: float
+    url: str
+    clients: int
 
-    @property
-    def holds(self) -> bool:
-        """Whether the figure is as near to the card's as it must be."""
-        return abs(self.measured - self.card) <= self.tolerance
-
-
-def classify(url: str, data: Path, clients: int, limit: int | None) -> Row:
-    """Top-1 accuracy of `/classify` on the CIFAR-10 test files."""
-    hits = 0
-
-    def use(result: dict[str, Any], label: int) -> None:
-        nonlocal hits
-        hits += result["labels"][0]["index"] == label
-
-    card = _card(url, "classify")
-    begun = time.perf_counter()
-    pictures = itertools.islice(cifar.pictures(data, "test"), limit)
-    count = asyncio.run(post_all(f"{url}/classify?top_k=1", clients, pictures, use))
-    seconds = time.perf_counter() - begun
-    return Row(card["name"], "test_accuracy", count, hits / count, _metric(card, "test_accuracy"), 0.002, seconds)
+    def answers(self, pictures: Iterable[bytes], **options: Any) -> Iterator[dict[str, Any]]:
+        """One result for each encoded picture, in order."""
+        chosen = self.task.Options(**options).model_dump(mode="json", by_alias=True, exclude_unset=True)
+        target = {"model": self.manifest.name, "version": self.manifest.version, **chosen}
+        found: dict[int, dict[str, Any]] = {}
+        items = ((data, number) for number, data in enumerate(pictures))
+        url = f"{self.url}/{self.task.kind}?{urlencode(query_of(target))}"
+        asyncio.run(post_all(url, self.clients, items, lambda result, number: found.update({number: result})))
+        return (found[number] for number in range(len(found)))
 
 
-def segment(url: str, data: Path, clients: int, limit: int | None) -> Row:
-    """Mean intersection over union of `/segment` on the CamVid test files, void ignored."""
-    card = _card(url, "segment")
-    classes = len(card["labels"])
-    total = torch.zeros(classes, classes, dtype=torch.int64)
+def of_service(folder: Path, url: str, clients: int) -> Served:
+    """A version in a folder, answered for by the service that has loaded it."""
+    return Served(**vars(open_version(folder)), url=url, clients=clients)
 
-    def use(result: dict[str, Any], label: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
-        mask = Decoder(("png",)).open(base64.b64decode(result["mask"]["data"])).decode()[..., 0]
-        total.add_(confusion(torch.from_numpy(mask.copy()), torch.from_numpy(label.copy()), classes))
 
-    begun = time.perf_counter()
-    pictures = itertools.islice(camvid.pictures(data, "test"), limit)
-    count = asyncio.run(post_all(f"{url}/segment", min(clients, 4), pictures, use))
-    seconds = time.perf_counter() - begun
-    score = float(intersection_over_union(total).nanmean())
-    return Row(card["name"], "test_miou", count, score, _metric(card, "test_miou"), 0.005, seconds)
+def scored(version: Served, data: Path) -> dict[str, float]:
+    """Its figures, from the first folder in `data` that holds what its recipe tests on.
+
+    Raises:
+        BrokenData: none does.
+    """
+    recipe = RECIPES[str(version.manifest.training["recipe"])]
+    for folder in (*sorted(path for path in data.iterdir() if path.is_dir()), data):
+        try:
+            return recipe.score(version, folder)
+        except BrokenData as error:
+            refused = error
+    raise refused
+
+
+def rows(version: Served, data: Path) -> Iterator[tuple[str, ...]]:
+    """A line for each figure: model, figure, through HTTP, card, difference, allowed."""
+    recipe = RECIPES[str(version.manifest.training["recipe"])]
+    found = scored(version, data)
+    for name, card in version.manifest.metrics.items():
+        off, allowed = found[name] - card, recipe.tolerances.get(name, TOLERANCE)
+        style = "" if abs(off) <= allowed else "red"
+        model = f"{version.manifest.name}/{version.manifest.version}"
+        yield model, name, f"{found[name]:.4f}", f"{card:.4f}", f"{off:+.4f}", f"{allowed}", style
 
 
 def crowd_difference(url: str, data: Path, clients: int, sample: int) -> float:
@@ -109,16 +111,30 @@ def main() -> int:
     parser.add_argument("--url")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--clients", type=int, default=32)
-    parser.add_argument("--limit", type=int, help="only the first N pictures of each test set")
+    parser.add_argument("--only", nargs="*", help="models (default: all)")
     chosen = parser.parse_args()
+    table = Table("model", "figure", "through HTTP", "card", "difference", "allowed", box=None)
+    off = False
     with _server(chosen.url, chosen.models) as url:
-        rows = [
-            measure(url, chosen.data / name, chosen.clients, chosen.limit)
-            for measure, name in ((classify, "cifar10"), (segment, "camvid"))
-        ]
-        difference = crowd_difference(url, chosen.data / "cifar10", chosen.clients, sample=500)
-        _print(rows, difference, batch_sizes(url), chosen.clients)
-    return 0 if all(row.holds for row in rows) and difference <= 1e-4 else 1
+        for folder in served(url, chosen.models, chosen.only):
+            begun = time.perf_counter()
+            for *cells, style in rows(of_service(folder, url, chosen.clients), chosen.data):
+                table.add_row(*cells, style=style)
+                off |= bool(style)
+            console.print(f"{folder.parent.name}: {time.perf_counter() - begun:.0f} s")
+        console.print(table)
+        shown = ", ".join(f"{model} {mean:.1f}" for model, mean in sorted(batch_sizes(url).items()))
+        console.print(f"mean rows in a batch with {chosen.clients} clients: {shown}")
+        difference = crowd_difference(url, chosen.data, chosen.clients, sample=500)
+        console.print(f"largest difference of a probability, {chosen.clients} clients against one: {difference:.1e}")
+    return 1 if off or difference > 1e-4 else 0
+
+
+def served(url: str, models: Path, only: list[str] | None) -> Iterator[Path]:
+    """The folders of the versions that a service answers with, of tasks whose figures come through HTTP."""
+    for model in httpx.get(f"{url}/models").json()["models"]:
+        if model["task"] in TASKS and (only is None or model["name"] in only):
+            yield models / model["name"] / str(model["version"])
 
 
 @contextmanager
@@ -140,28 +156,6 @@ def _probabilities(url: str, pictures: list[tuple[bytes, int]], clients: int) ->
     items = ((data, place) for place, (data, _) in enumerate(pictures))
     asyncio.run(post_all(f"{url}/classify?top_k=10", clients, items, use))
     return found
-
-
-def _card(url: str, task: str) -> dict[str, Any]:
-    tasks = {entry["task"]: entry for entry in httpx.get(f"{url}/tasks").json()["tasks"]}
-    card: dict[str, Any] = httpx.get(f"{url}/models/{tasks[task]['default_model']}").json()
-    return card
-
-
-def _metric(card: dict[str, Any], name: str) -> float:
-    return float(card["manifest"]["metrics"][name])
-
-
-def _print(rows: list[Row], difference: float, batches: dict[str, float], clients: int) -> None:
-    table = Table("model", "metric", "pictures", "through HTTP", "card", "difference", "allowed", "seconds", box=None)
-    for row in rows:
-        off = row.measured - row.card
-        figures = (f"{row.measured:.4f}", f"{row.card:.4f}", f"{off:+.4f}", f"{row.tolerance}", f"{row.seconds:.0f}")
-        table.add_row(row.model, row.metric, str(row.pictures), *figures, style="" if row.holds else "red")
-    console.print(table)
-    shown = ", ".join(f"{model} {mean:.1f}" for model, mean in sorted(batches.items()))
-    console.print(f"mean rows in a batch with {clients} clients: {shown}")
-    console.print(f"largest difference of a probability, {clients} clients against one: {difference:.1e}")
 
 
 if __name__ == "__main__":
