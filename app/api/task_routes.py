@@ -113,7 +113,8 @@ class TaskEndpoint:
         try:
             servable = self._registry.get(self._kind, name, call.version, record)
         except NotReady:
-            record.model = name or ""  # a known name: the metrics and alerts say which model cannot answer
+            if self._registry.settled.is_set():  # a known name: the metrics and alerts say which model cannot answer
+                record.model = name or ""
             raise
         record.model, record.version = servable.manifest.name, servable.manifest.version
         return servable

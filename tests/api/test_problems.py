@@ -233,6 +233,9 @@ def test_while_models_are_loaded_callers_are_asked_to_come_back(held: Held, tmp_
             assert (answer.status_code, answer.json()["code"]) == (503, "not-ready")
             assert int(answer.headers["retry-after"]) >= 1
         assert [model["state"] for model in running.get("/models").json()["models"]] == ["loading"]
+        assert running.post("/generate?model=made-up").status_code == 503
+        counted = running.metric("imago_requests_total")
+        assert counted == {'{model="",status="503",task="generate"}': 3}  # no name that a caller made up is kept
     finally:
         held.may_open.set()
         running.settle()
