@@ -86,7 +86,7 @@ def stamps(root: Path) -> Stamps:
 def _stamp(folder: Path) -> Stamp:
     try:
         names = sorted(entry.name for entry in os.scandir(folder) if VERSION.fullmatch(entry.name))
-    except (NotADirectoryError, FileNotFoundError):  # a file, or gone since it was listed
+    except OSError:  # a file, gone since it was listed, or closed to this process: the others are looked at
         return ()
     files = [folder / SERVING, *(folder / name / file for name in names for file in (MANIFEST, GRAPH))]
     return tuple(found for file in files if (found := _of(file)) is not None)

@@ -86,7 +86,8 @@ class Opening:
 
 
 def scan(root: Path, plain: bool = False) -> dict[str, ModelFolder | InvalidModel]:
-    """Find the models below `root`, by name; one whose `serving.toml` is broken comes with its error.
+    """Find the models below `root`, by name; one whose `serving.toml` is broken, or whose folder cannot be read, comes
+    with its error.
 
     A version is a folder named by a positive integer that holds a manifest, or where `plain` ones are taken a graph;
     everything else (a version being written under a temporary name, notes, hidden files) is left alone.
@@ -98,15 +99,16 @@ def scan(root: Path, plain: bool = False) -> dict[str, ModelFolder | InvalidMode
         raise InvalidSettings(f"models: {str(root)!r} is no folder; name the one that holds NAME/VERSION/.")
     found: dict[str, ModelFolder | InvalidModel] = {}
     for path in sorted(root.iterdir()):
-        if not path.is_dir() or not MODEL.fullmatch(path.name):
-            continue
-        versions = _versions(path, (MANIFEST, GRAPH) if plain else (MANIFEST,))
-        if not versions:
+        if not MODEL.fullmatch(path.name):
             continue
         try:
-            found[path.name] = _folder(path, versions)
+            versions = _versions(path, (MANIFEST, GRAPH) if plain else (MANIFEST,)) if path.is_dir() else ()
+            if versions:
+                found[path.name] = _folder(path, versions)
         except InvalidModel as error:
             found[path.name] = error
+        except OSError as error:
+            found[path.name] = InvalidModel(f"{path.name} cannot be read: {error.strerror}.")
     return found
 
 

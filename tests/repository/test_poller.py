@@ -153,3 +153,16 @@ def test_a_folder_that_cannot_be_read_now_is_looked_at_again(tmp_path: Path) -> 
         assert house.answering == 2
 
     scenario(root, play)
+
+
+def test_a_model_that_cannot_be_read_keeps_no_other_from_being_looked_at(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+
+    async def play(house: House) -> None:
+        poller = poller_of(house)
+        (tmp_path / "other").symlink_to("x" * 300)
+        make_classifier(tmp_path, version=2)
+        await look(poller)
+        assert house.answering == 2
+
+    scenario(tmp_path, play)

@@ -86,3 +86,18 @@ def test_a_broken_configuration_breaks_that_model_alone(tmp_path: Path, text: st
 def test_a_root_that_is_no_folder_is_a_wrong_setting(tmp_path: Path) -> None:
     with pytest.raises(InvalidSettings, match="is no folder"):
         scan(tmp_path / "none")
+
+
+def test_a_folder_that_cannot_be_read_breaks_that_model_alone(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+    manifest = make_classifier(tmp_path, name="other") / "manifest.json"
+    manifest.unlink()
+    manifest.symlink_to("x" * 300)  # the system refuses to look at it, as it does where rights are missing
+    (tmp_path / "third").symlink_to("x" * 300)
+    found = scan(tmp_path)
+    assert isinstance(found["tiny-classifier"], ModelFolder)
+    for name in ("other", "third"):
+        broken = found[name]
+        assert isinstance(broken, InvalidModel)
+        assert "cannot be read: File name too long" in broken.detail
+        assert str(tmp_path) not in broken.detail
