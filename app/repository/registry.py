@@ -279,7 +279,8 @@ class Registry:
     async def _close(self, entry: Entry) -> None:
         if entry.servable is not None:
             await entry.servable.close()
-            self._opened.pop(entry.key, None)
+            if self._opened.get(entry.key) is entry:  # else it was opened anew meanwhile, and that serves
+                del self._opened[entry.key]
             entry.servable = None
 
     def _fail(self, entry: Entry, reason: str) -> None:

@@ -330,3 +330,23 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
             await house.manager.load(NAME)
 
     scenario(tmp_path, play)
+
+
+def test_a_version_whose_broken_opening_is_still_being_closed_can_be_loaded_anew(tmp_path: Path) -> None:
+    make_classifier(tmp_path)
+
+    async def play(house: House) -> None:
+        (broken,) = house.registry.ready(NAME)
+        broken_servable = house.registry.get("classify", NAME)
+        broken_servable.hold()
+        house.registry.take_away(broken)
+        discarding = asyncio.create_task(house.registry.discard(broken, "it fails"))
+        await asyncio.sleep(0)
+        await house.manager.load(NAME)
+        broken_servable.free()
+        await discarding
+        assert house.states == {1: "ready"}
+        (entry,) = house.registry.ready(NAME)
+        assert house.registry.find(entry.key) is entry
+
+    scenario(tmp_path, play)
