@@ -58,8 +58,10 @@ class Entries:
         return list(self._by_name.get(name, ()))
 
     def add(self, entry: Entry) -> Entry:
-        """Keep an entry; those of its number that are history are forgotten."""
-        others = [other for other in self.of(entry.name) if other.version != entry.version or other.servable]
+        """Keep an entry; those of its number that are history are forgotten, and what was wrong with the model as a
+        whole (number 0): it could be looked into."""
+        history = (entry.version, 0)
+        others = [other for other in self.of(entry.name) if other.version not in history or other.servable]
         self._by_name[entry.name] = [*others, entry]
         return entry
 

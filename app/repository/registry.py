@@ -125,9 +125,18 @@ class Registry:
         """Look what is on disk. Raises `InvalidSettings` where the root is no folder."""
         self._folders = scan(self.root, self._plain)
         for entry in self.openings():
-            if entry.state == "unloaded" and entry.version not in self.versions_on_disk(entry.name):
+            if self._is_history(entry):
                 self._entries.remove(entry)
         return self._folders
+
+    def _is_history(self, entry: Entry) -> bool:
+        """Whether it is not open, and what it was opened from is gone from disk."""
+        if entry.servable is not None or entry.state not in ("failed", "unloaded"):
+            return False
+        folder = self._folders.get(entry.name)
+        if entry.state == "failed" and (isinstance(folder, InvalidModel) or not entry.version):
+            return folder is None  # else it may still be as wrong as it was
+        return entry.version not in self.versions_on_disk(entry.name)
 
     async def stage(self, opening: Opening) -> Entry:
         """Open one version beside those that serve; it answers from `switch` on. A failure is kept with its reason."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shutil
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -328,6 +329,39 @@ def test_a_manifest_of_another_version_is_refused(tmp_path: Path) -> None:
         path.write_text(json.dumps({**json.loads(path.read_text()), "version": 3}))
         with pytest.raises(LoadRefused, match="holds the manifest of tiny-classifier/3"):
             await house.manager.load(NAME)
+
+    scenario(tmp_path, play)
+
+
+def test_what_was_wrong_with_a_model_as_a_whole_is_forgotten_once_it_is_loaded(tmp_path: Path) -> None:
+    make_classifier(tmp_path, name="other")
+    break_serving(make_classifier(tmp_path))
+
+    async def play(house: House) -> None:
+        assert house.states == {0: "failed"}
+        house.choose("")
+        await house.manager.load(NAME)
+        assert house.states == {1: "ready"}
+
+    scenario(tmp_path, play)
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_broken_version_that_was_removed_from_disk_is_forgotten(tmp_path: Path, whole: bool) -> None:
+    make_classifier(tmp_path, name="other")
+    make_classifier(tmp_path)
+    damage_graph(make_classifier(tmp_path, version=2))
+
+    async def play(house: House) -> None:
+        assert house.states == {2: "failed"}
+        shutil.rmtree(tmp_path / NAME if whole else tmp_path / NAME / "2")
+        if whole:
+            with pytest.raises(ModelNotFound):
+                await house.manager.unload(NAME)
+            assert [str(entry) for entry in house.registry.entries()] == ["other/1"]
+        else:
+            await house.manager.load(NAME)
+            assert house.states == {1: "ready"}
 
     scenario(tmp_path, play)
 
