@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from app.errors import InvalidModel, Overloaded
+from app.errors import DeadlineExceeded, InvalidModel, Overloaded
 from app.imaging.codec import Decoder, encode_png
 from app.manifest import read_manifest
 from app.runtime.plan import Choices, Plan
@@ -105,6 +105,23 @@ def test_a_refused_request_is_refused_before_its_picture_is_decoded(tmp_path: Pa
         with pytest.raises(Overloaded):
             await servable.predict(b"no picture at all", ClassifyOptions(), FOREVER)
         await waiting
+
+    serving(make_classifier(tmp_path), use)
+
+
+def test_a_call_whose_deadline_passed_while_its_body_came_is_late_and_no_overload(tmp_path: Path) -> None:
+    async def use(servable: Servable) -> None:
+        deadline = servable.clock()
+        for call in (
+            servable.predict(picture(1), ClassifyOptions(), deadline),
+            servable.infer((await servable.rows_of([picture(1)]))[0], deadline),
+        ):
+            with pytest.raises(DeadlineExceeded):
+                await call
+        rejected = {"task": "classify", "model": servable.manifest.name}
+        counted = servable.metrics.registry.get_sample_value
+        assert counted("imago_rejected_total", {**rejected, "reason": "deadline"}) == 2
+        assert counted("imago_rejected_total", {**rejected, "reason": "overloaded"}) == 0
 
     serving(make_classifier(tmp_path), use)
 

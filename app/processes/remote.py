@@ -218,11 +218,15 @@ class RemoteJobs:
         """Refuse early what the engine would refuse, after `ahead` rows that are still being decoded here.
 
         Raises:
+            DeadlineExceeded: it has passed already.
             Overloaded: the queue is too long.
         """
         now = self._clock()
         if deadline >= PATIENT or (now < deadline and not (ahead or self._load.waiting())):
             return
+        if now >= deadline:
+            self._metrics.expired.inc()
+            raise DeadlineExceeded
         wait = self._load.expected(ahead + rows)
         if wait > self._max_queue_seconds or now + CAUTION * wait > deadline:
             self._metrics.rejected.inc()

@@ -81,6 +81,7 @@ class Batcher:
 
         Raises:
             NotReady: the batcher is closing, or its sessions run nothing any more.
+            DeadlineExceeded: it has passed already.
             Overloaded: the queue is too long; nothing of the job was kept.
         """
         if self._closing:
@@ -89,6 +90,9 @@ class Batcher:
             raise NotReady(self._attempts.gone, retry_after=5)
         try:
             self.lane.admit(rows, deadline, self._clock(), ahead)
+        except DeadlineExceeded:
+            self._metrics.expired.inc()
+            raise
         except Overloaded:
             self._metrics.rejected.inc()
             raise
@@ -98,7 +102,7 @@ class Batcher:
 
         Raises:
             NotReady, Overloaded: as `admit`.
-            DeadlineExceeded: the deadline passed before the job's turn.
+            DeadlineExceeded: the deadline passed before the job's turn, or earlier.
             InferenceFailed, InsufficientMemory: the session failed on this job, run alone.
         """
         return await outcome_of(partial(self.start, tensors, rows, deadline))
@@ -107,7 +111,7 @@ class Batcher:
         """`submit` without a coroutine: `deliver` gets what it returns or raises. Returns what drops the job again.
 
         Raises:
-            NotReady, Overloaded: as `admit`.
+            NotReady, DeadlineExceeded, Overloaded: as `admit`.
         """
         return partial(self.drop, self.enqueue(tensors, rows, deadline, deliver))
 
@@ -115,7 +119,7 @@ class Batcher:
         """`start`, for a caller that wants to see how far its job is.
 
         Raises:
-            NotReady, Overloaded: as `admit`.
+            NotReady, DeadlineExceeded, Overloaded: as `admit`.
         """
         self.admit(rows, deadline)
         ticket = Ticket(tensors=tensors, rows=rows, deadline=deadline, arrived=self._clock(), deliver=deliver)

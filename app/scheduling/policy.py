@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
-from app.errors import Overloaded
+from app.errors import DeadlineExceeded, Overloaded
 from app.scheduling.pace import Pace
 from app.tensors import Tensors, row_shape
 
@@ -95,12 +95,15 @@ class Lane(Generic[JobT]):
         admitted and are still being decoded.
 
         Raises:
+            DeadlineExceeded: it has passed: what was admitted before took too long to come, or to be decoded.
             Overloaded: the queue would last too long, or beyond the deadline.
         """
         if not ahead and self.waiting == self.patient and now < deadline:
             return
         if deadline >= PATIENT:
             return
+        if now >= deadline:
+            raise DeadlineExceeded
         wait = self.expected(ahead + rows)
         if wait > self.limits.max_queue_seconds or now + CAUTION * wait > deadline:
             raise Overloaded(retry_after=wait)

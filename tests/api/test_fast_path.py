@@ -333,7 +333,7 @@ def test_the_deadline_counts_from_the_headers(served: Served, way: Headers) -> N
         return await caller.ask(whole[-1:])
 
     answer = served.story(tell)
-    assert (answer.status, answer.json()["code"]) == (429, "overloaded")
+    assert (answer.status, answer.json()["code"]) == (504, "deadline-exceeded")
 
 
 @pytest.mark.parametrize("way", [[], [LONG_WAY]])

@@ -316,7 +316,7 @@ def test_answers_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -
 
 def test_whatever_callers_and_workers_do_no_memory_and_no_load_stays_behind(tmp_path: Path) -> None:
     dice = random.Random(11)
-    known = {Finished, asyncio.CancelledError, NotReady, InferenceFailed, Overloaded}
+    known = {Finished, asyncio.CancelledError, NotReady, InferenceFailed, Overloaded, DeadlineExceeded}
 
     async def scenario() -> None:
         async with engine(tmp_path, workers=2) as (house, callers):
@@ -370,9 +370,12 @@ def test_a_worker_refuses_at_once_what_the_engine_would_refuse(tmp_path: Path) -
                 jobs.admit(1, now + 9, ahead=2)
             with pytest.raises(Overloaded):
                 jobs.admit(1, time.monotonic() + 0.5)
+            with pytest.raises(DeadlineExceeded):
+                jobs.admit(1, now)
             assert repr(jobs) == "<RemoteJobs tiny-classifier/1: 3 waiting>"
-            counted = b'imago_rejected_total{model="tiny-classifier",reason="overloaded",task="classify"} 3.0'
-            assert counted in metrics.render("")[0]
+            counted = b'imago_rejected_total{model="tiny-classifier",reason="%b",task="classify"} %b'
+            assert counted % (b"overloaded", b"3.0") in metrics.render("")[0]
+            assert counted % (b"deadline", b"1.0") in metrics.render("")[0]
 
     run(scenario)
 
