@@ -77,6 +77,8 @@ class Lane(Generic[JobT]):
         self.running = 0
         self._heaps: dict[tuple[object, ...], list[tuple[float, int, JobT]]] = {}
         self._order = itertools.count()
+        self._left = 0
+        """Jobs that still lie in a heap though their callers left."""
         self._busy_since: float | None = None
         """When the last batch ended, if rows have waited ever since."""
         self._shrunk = limits.max_batch_size
@@ -124,7 +126,18 @@ class Lane(Generic[JobT]):
         if job.deadline >= PATIENT:
             self.patient -= job.rows
         job.abandoned = True
+        self._left += 1
+        if 2 * self._left > sum(map(len, self._heaps.values())):
+            self._clear()
         return True
+
+    def _clear(self) -> None:
+        """Let go of what callers who left have sent, before its turn comes: so there is never more of it than of what
+        waits, and it costs each of them a few steps."""
+        self._heaps = {shape: [one for one in heap if not one[2].abandoned] for shape, heap in self._heaps.items()}
+        for heap in self._heaps.values():
+            heapq.heapify(heap)
+        self._left = 0
 
     def hold(self, now: float) -> float:
         """Seconds that a free session should still leave the jobs gathering; 0 where it should take them now."""
@@ -148,6 +161,7 @@ class Lane(Generic[JobT]):
                 job = heapq.heappop(heap)[2]
                 job.queued = False
                 if job.abandoned:
+                    self._left -= 1
                     continue
                 self.waiting -= job.rows
                 if job.deadline >= PATIENT:

@@ -1,9 +1,11 @@
 """`Lane` decides with a clock that the test holds."""
 
+import weakref
+
 import numpy as np
 import pytest
 
-from app.errors import Overloaded
+from app.errors import DeadlineExceeded, Overloaded
 from app.scheduling.policy import PATIENT, Job, Lane, Limits
 
 
@@ -235,3 +237,35 @@ def test_a_job_that_has_time_is_forgotten_as_any_other() -> None:
     assert lane.forget(one)
     assert (lane.waiting, lane.patient) == (1, 1)
     assert lane.take(0).batch == [other]
+
+
+def test_jobs_whose_callers_left_are_not_kept_until_their_turn_would_have_come() -> None:
+    lane = lane_with(job())
+    gone = [job(deadline=200.0) for _ in range(50)]
+    kept = [weakref.ref(one) for one in gone]
+    for one in gone:
+        lane.add(one)
+    for one in gone:
+        assert lane.forget(one)
+    del one, gone
+    assert sum(ref() is not None for ref in kept) <= 1
+    assert (len(lane.take(0).batch), lane.waiting) == (1, 0)
+    last = job()
+    lane.add(last)
+    lane.forget(last)
+    kept, last = [weakref.ref(last)], job(arrived=50.0)
+    assert kept[0]() is None
+
+
+def test_a_job_that_left_does_not_shorten_the_wait_of_those_after_it() -> None:
+    left, new = job(arrived=0.0), job(arrived=50.0)
+    lane = lane_with(left, max_queue_delay=0.5)
+    lane.forget(left)
+    lane.add(new)
+    assert lane.hold(now=50.0) == 0.5
+
+
+def test_a_job_whose_deadline_passed_before_it_could_wait_is_late_and_not_refused() -> None:
+    for lane in (lane_with(), lane_with(job())):
+        with pytest.raises(DeadlineExceeded):
+            lane.admit(1, deadline=5.0, now=5.0)
