@@ -168,7 +168,8 @@ class Batcher:
 
     async def suspend(self) -> None:
         """Begin no batch until `renew`, jobs wait; come back when none runs any more."""
-        self._suspended = True
+        with self.changed:  # a thread that is picking a batch has begun it
+            self._suspended = True
         while self.lane.running:
             self._told.clear()
             await self._told.wait()

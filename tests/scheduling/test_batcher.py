@@ -584,3 +584,27 @@ def test_closing_ends_a_suspension_and_answers_what_waits() -> None:
         assert session.batches == [[1]]
 
     run(scenario)
+
+
+def test_a_batcher_is_suspended_only_once_a_batch_that_was_being_picked_has_ended() -> None:
+    async def scenario() -> None:
+        picking, go_on = threading.Event(), threading.Event()
+        loop_thread = threading.get_ident()
+
+        def clock() -> float:
+            if threading.get_ident() != loop_thread and not picking.is_set():
+                picking.set()
+                go_on.wait(10)
+            return 1.0
+
+        session = GatedSession()
+        async with batcher_of(session, clock=clock) as batcher:
+            job = submit(batcher, 0)
+            assert await asyncio.to_thread(picking.wait, 10)
+            threading.Timer(0.05, go_on.set).start()  # nobody else can: the lane is what the loop waits for
+            await batcher.suspend()
+            assert (session.batches, batcher.lane.running) == ([[0]], 0)
+            batcher.renew()
+            await job
+
+    run(scenario)
