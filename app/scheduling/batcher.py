@@ -67,6 +67,8 @@ class Batcher:
         self._suspended = False
         self._told = asyncio.Event()
         """Batches ended while no new ones are begun."""
+        self._noted = 0
+        """Waiting rows in the metric of the model, which may have other versions and their lanes."""
         rows = lane.limits.max_batch_size
         self._runner: Runner = (
             OnLoop(self, rows) if sessions.inline else InThreads(self, rows, sessions.concurrency, sessions.brief, name)
@@ -126,7 +128,7 @@ class Batcher:
         with self.changed:
             self.lane.add(ticket)
             self._runner.wake()
-        self._metrics.queue_depth.set(self.lane.waiting)
+        self._note_depth()
         return ticket
 
     def drop(self, ticket: Ticket) -> None:
@@ -141,7 +143,7 @@ class Batcher:
             waited = self.lane.forget(ticket)
         if waited:
             self._metrics.cancelled.inc()
-            self._metrics.queue_depth.set(self.lane.waiting)
+            self._note_depth()
         return waited
 
     def waiting(self) -> int:
@@ -227,6 +229,11 @@ class Batcher:
                 self.lane.finished(rows, now - started, now)
         return partial(self._tell, picked, started, done)
 
+    def _note_depth(self) -> None:
+        waiting = self.lane.waiting
+        self._metrics.queue_depth.add(waiting - self._noted)
+        self._noted = waiting
+
     def _shrink(self, rows: int) -> None:
         """There was no memory for so many rows."""
         with self.changed:
@@ -235,7 +242,7 @@ class Batcher:
     def _tell(self, picked: Picked[Ticket], started: float, done: Sequence[Ran]) -> None:
         """Deliver, and count, on the loop's thread."""
         metrics = self._metrics
-        metrics.queue_depth.set(self.lane.waiting)
+        self._note_depth()
         for ticket in picked.expired:
             metrics.expired.inc()
             ticket.end(DeadlineExceeded())

@@ -33,7 +33,7 @@ class Counter:
 
 
 class Gauge:
-    """One series that is as it was last set; it ends with the process that set it."""
+    """One series that is as it was last set or changed; it ends with the process that set it."""
 
     __slots__ = ("_cells",)
 
@@ -43,6 +43,10 @@ class Gauge:
     def set(self, value: float) -> None:
         """Replace the value of this process."""
         self._cells[0] = value
+
+    def add(self, amount: float) -> None:
+        """Change the value of this process by so much: where several have their part in it."""
+        self._cells[0] += amount
 
 
 class Histogram:

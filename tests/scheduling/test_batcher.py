@@ -586,6 +586,33 @@ def test_closing_ends_a_suspension_and_answers_what_waits() -> None:
     run(scenario)
 
 
+@pytest.mark.parametrize("inline", [False, True])
+def test_versions_of_one_model_add_up_in_its_queue_depth(inline: bool) -> None:
+    async def scenario() -> None:
+        metrics, gated = Metrics(), GatedSession(open_gate=False)
+
+        def depth() -> float | None:
+            return metrics.registry.get_sample_value("imago_queue_depth", {"task": "classify", "model": "tiny"})
+
+        def batcher(session: Runs, version: int, **how: Any) -> Batcher:
+            of = metrics.of("classify", "tiny", version)
+            return Batcher(f"tiny/{version}", Sessions(session, **how), Lane(Limits()), of)
+
+        crowded, other = batcher(gated, 1), batcher(GatedSession(), 2, inline=inline)
+        first = submit(crowded, 0)
+        await entered(gated)
+        waiting = [submit(crowded, value) for value in (1, 2)]
+        await asyncio.sleep(0)
+        await submit(other, 3)
+        assert depth() == 2
+        gated.gate.set()
+        await asyncio.gather(first, *waiting)
+        assert depth() == 0
+        await asyncio.gather(crowded.close(), other.close())
+
+    run(scenario)
+
+
 def test_a_batcher_is_suspended_only_once_a_batch_that_was_being_picked_has_ended() -> None:
     async def scenario() -> None:
         picking, go_on = threading.Event(), threading.Event()
