@@ -328,7 +328,7 @@ class NotReady(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """The deadline passed while the request waited for its turn."""
+    """The deadline passed before the turn of the request came: while its body came, was decoded, or waited."""
 
     code = "deadline-exceeded"
 
