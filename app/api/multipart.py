@@ -17,6 +17,10 @@ _USUAL_HEAD_BYTES = 4096
 """Longer heads of parts are left to the parser, which has limits for them: parameters are taken apart in Python, a
 microsecond for each few bytes."""
 
+_NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
+"""Codecs of Python's own. The time that `punycode` takes, alone or within `idna`, grows with the square of the text:
+more than half a second for one field."""
+
 Part = tuple[str, str | bytes]
 """A name with its text, or with the bytes of a file."""
 
@@ -227,9 +231,10 @@ def _told() -> Iterator[None]:
 
 def _charset(name: bytes) -> str:
     try:
-        return codecs.lookup(name.decode("latin-1")).name
+        found = codecs.lookup(name.decode("latin-1")).name
     except LookupError:
         return "latin-1"
+    return "latin-1" if found in _NO_CHARSETS else found
 
 
 def _unreadable(why: str) -> InvalidRequest:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from app.api.multipart import parts_of
 from tests.api.conftest import MAX_BODY
 from tests.api.service import Service, in_chunks
 from tests.imaging.pictures import noise, png, save
@@ -335,6 +336,13 @@ def test_no_charset_of_a_form_is_more_than_a_bad_request(service: Service, chars
     headers = {"content-type": f"{MULTIPART['content-type']}; charset={charset}"}
     answer = service.post("/classify", body, headers=headers)
     assert answer.status_code in {400, 422}, answer.text
+
+
+@pytest.mark.parametrize("charset", [b"punycode", b"IDNA", b"unicode_escape", b"raw_unicode_escape", b"undefined"])
+def test_codecs_that_are_no_charsets_do_not_touch_a_field(charset: bytes) -> None:
+    body = part('Content-Disposition: form-data; name="bcher-kva"', rb"xn--bcher-kva\u0041") + END
+    kind = MULTIPART["content-type"].encode() + b"; charset=" + charset
+    assert parts_of(body, kind, 1) == [("bcher-kva", r"xn--bcher-kva\u0041")]
 
 
 @pytest.mark.parametrize(
