@@ -8,7 +8,7 @@ import httpx
 import orjson
 from pydantic import AwareDatetime, BaseModel
 
-from app.client.wire import Answer, Choices, JsonObject, Picture, Sends, answer_of, call_of, query_of, read
+from app.client.wire import Answer, Choices, JsonObject, Picture, Sends, answer_of, call_of, path_of, query_of, read
 
 
 class Gallery(BaseModel):
@@ -75,30 +75,30 @@ class AsyncGalleries:
 
     async def list(self) -> list[Gallery]:
         """The caller's galleries; everybody's for an administrator."""
-        return read(_Galleries, await self._ask("GET", "")).galleries
+        return read(_Galleries, await self._ask("GET")).galleries
 
     async def configure(
         self, gallery: str, threshold: float | None = None, model: str | None = None, owner: str | None = None
     ) -> Gallery:
         """Set the threshold of a gallery, None for none; it is made, for a model's embeddings, if it is not there."""
         body = {"threshold": threshold, "model": model, "owner": owner}
-        return read(Gallery, await self._ask("PUT", f"/{gallery}", json=body))
+        return read(Gallery, await self._ask("PUT", gallery, json=body))
 
     async def delete(self, gallery: str, owner: str | None = None) -> None:
         """Delete a gallery with all that is in it."""
-        await self._ask("DELETE", f"/{gallery}", params=query_of({"owner": owner}))
+        await self._ask("DELETE", gallery, params=query_of({"owner": owner}))
 
     async def entries(
         self, gallery: str, after: str = "", count: int = 100, owner: str | None = None
     ) -> tuple[GalleryEntry, ...]:
         """At most `count` ids in their order, from the one behind `after` on; fewer are the last ones."""
         query = query_of({"after": after, "count": count, "owner": owner})
-        return read(_Entries, await self._ask("GET", f"/{gallery}", params=query)).entries
+        return read(_Entries, await self._ask("GET", gallery, params=query)).entries
 
     async def entry(self, gallery: str, identity: str, owner: str | None = None) -> GalleryEntry:
         """One id."""
         query = query_of({"owner": owner})
-        return read(GalleryEntry, await self._ask("GET", f"/{gallery}/{identity}", params=query))
+        return read(GalleryEntry, await self._ask("GET", gallery, identity, params=query))
 
     async def put(
         self,
@@ -114,13 +114,13 @@ class AsyncGalleries:
             OSError: a file cannot be read.
         """
         fields = {} if metadata is None else {"metadata": orjson.dumps(metadata).decode()}
-        call = replace(call_of(f"/galleries/{gallery}/{identity}", pictures, chosen), method="PUT", fields=fields)
+        call = replace(call_of(path_of("galleries", gallery, identity), pictures, chosen), method="PUT", fields=fields)
         build = partial(call.request, self._http)
         return read(GalleryEntry, await self._send(build, chosen.get("timeout")))
 
     async def remove(self, gallery: str, identity: str, owner: str | None = None) -> None:
         """Delete an id and its vectors."""
-        await self._ask("DELETE", f"/{gallery}/{identity}", params=query_of({"owner": owner}))
+        await self._ask("DELETE", gallery, identity, params=query_of({"owner": owner}))
 
     async def search(self, gallery: str, *pictures: Picture, **chosen: Unpack[Choices]) -> Answer[GalleryFind]:
         """The ids nearest to each picture; options are `count` and `threshold`.
@@ -128,12 +128,12 @@ class AsyncGalleries:
         Raises:
             OSError: a file cannot be read.
         """
-        call = call_of(f"/galleries/{gallery}/search", pictures, chosen)
+        call = call_of(path_of("galleries", gallery, "search"), pictures, chosen)
         response = await self._send(partial(call.request, self._http), chosen.get("timeout"))
         return answer_of(response, GalleryFind, len(pictures))
 
-    async def _ask(self, method: str, tail: str, **rest: Any) -> httpx.Response:
+    async def _ask(self, method: str, *parts: str, **rest: Any) -> httpx.Response:
         def build(_: int) -> httpx.Request:
-            return self._http.build_request(method, f"/galleries{tail}", timeout=None, **rest)
+            return self._http.build_request(method, path_of("galleries", *parts), timeout=None, **rest)
 
         return await self._send(build)

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import httpx
 from pydantic import BaseModel
 
-from app.client.wire import Choices, Sends, query_of, read
+from app.client.wire import Choices, Sends, path_of, query_of, read
 
 
 class JobError(BaseModel):
@@ -70,15 +70,15 @@ class AsyncJobs:
 
     async def status(self, job: str) -> Job:
         """One job, by its id."""
-        return read(Job, await self._send(partial(self._request, "GET", f"/{job}")))
+        return read(Job, await self._send(partial(self._request, "GET", path_of(job))))
 
     async def results(self, job: str) -> bytes:
         """The results of a job that has ended: a line of JSON for each picture, as of `imago batch`."""
-        return (await self._send(partial(self._request, "GET", f"/{job}/results"))).content
+        return (await self._send(partial(self._request, "GET", path_of(job, "results")))).content
 
     async def cancel(self, job: str) -> None:
         """Stop a job, and remove it with its results."""
-        await self._send(partial(self._request, "DELETE", f"/{job}"))
+        await self._send(partial(self._request, "DELETE", path_of(job)))
 
     def _request(self, method: str, tail: str, _: int, **rest: Any) -> httpx.Request:
         return self._http.build_request(method, f"/jobs{tail}", timeout=None, **rest)

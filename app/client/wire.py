@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypedDict, TypeVar
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -90,7 +91,7 @@ class Call:
         """One picture travels as it is, several as parts (RFC 7578): base64 would be a third longer."""
         headers = {"Accept": self.accept, "X-Request-Timeout-Ms": str(milliseconds)}
         body: dict[str, Any] = {"content": self.pictures[0] if self.pictures else b""}
-        if len(self.pictures) > 1 or self.fields:
+        if len(self.pictures) > 1 or (self.pictures and self.fields):
             parts = [("file", ("picture", data, "application/octet-stream")) for data in self.pictures]
             body = {"files": parts, "data": self.fields}
         return client.build_request(self.method, self.path, params=self.query, headers=headers, timeout=None, **body)
@@ -105,6 +106,12 @@ def call_of(path: str, pictures: tuple[Picture, ...], chosen: Choices) -> Call:
     data = tuple(picture if isinstance(picture, bytes) else Path(picture).read_bytes() for picture in pictures)
     query = query_of({"model": chosen.get("model"), "version": chosen.get("version"), **chosen.get("options", {})})
     return Call(path, query, data)
+
+
+def path_of(*parts: str) -> str:
+    """A path of parts, each of which stays one whatever it holds (RFC 3986, section 3.3): `a#b`, `..` and `x/y` are not
+    taken for another's path."""
+    return "".join(f"/{quote(part, safe='') if part.strip('.') else '%2E' * len(part)}" for part in parts)
 
 
 def query_of(given: Mapping[str, object]) -> dict[str, str]:

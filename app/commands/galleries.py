@@ -31,7 +31,8 @@ def _list(console: Console) -> Callable[..., None]:
     def run(**flags: Any) -> None:
         async def ask(client: AsyncClient) -> list[JsonObject]:
             if flags["gallery"] is None:
-                return [gallery.model_dump(mode="json") for gallery in await client.galleries.list()]
+                every = await client.galleries.list()
+                return [one.model_dump(mode="json") for one in every if flags["owner"] in (None, one.owner)]
             found: list[JsonObject] = []
             while page := await client.galleries.entries(
                 flags["gallery"], found[-1]["id"] if found else "", _PAGE, flags["owner"]

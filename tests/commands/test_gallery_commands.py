@@ -95,8 +95,29 @@ def test_an_administrator_names_the_owner(service: Service, files: list[str]) ->
     assert "mine" in service.run("list", key=service.admin).stdout
     found = service.run("list", "mine", "--owner", service.user_id, "--json", key=service.admin)
     assert json.loads(found.stdout)["id"] == "one"
+    owned = [service.run("list", "--owner", owner, key=service.admin).stdout for owner in (service.user_id, "nobody")]
+    assert ["mine" in each for each in owned] == [True, False]
     assert service.run("delete", "mine", "--owner", service.user_id, key=service.admin).exit_code == 0
     assert service.run("list", "mine").exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["one#2", "one?count=1", "../other", "one/../../other", ".."])
+def test_a_name_that_cannot_be_an_id_reaches_no_other(service: Service, files: list[str], name: str) -> None:
+    with Client(service.url, api_key=service.user) as imago:
+        imago.galleries.put("kept", "one", Path(files[0]))
+        imago.galleries.configure("other")
+        for call in (imago.galleries.remove, imago.galleries.entry):
+            with pytest.raises(ServiceProblem):
+                call("kept", name)
+        with pytest.raises(ServiceProblem):
+            imago.jobs.cancel(f"../galleries/{name}")
+        assert imago.galleries.entry("kept", "one").vectors == 1
+        assert "other" in [gallery.name for gallery in imago.galleries.list()]
+
+
+def test_an_id_needs_a_picture(service: Service) -> None:
+    with Client(service.url, api_key=service.user) as imago, pytest.raises(ServiceProblem, match="empty-body"):
+        imago.galleries.put("kept", "two", metadata={"shelf": 1})
 
 
 def test_from_python(service: Service) -> None:
