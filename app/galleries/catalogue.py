@@ -25,8 +25,10 @@ def find(connection: Connection, who: Who, name: str, owner: str | None = None) 
         GalleryNotFound: there is none, or it is somebody else's.
         InvalidOption: an administrator has to say whose.
     """
+    if not who.admin and owner not in (None, who.owner):
+        raise GalleryNotFound(name)
     if not who.admin or owner is not None:
-        chosen = owner if who.admin else who.owner
+        chosen = who.owner if owner is None else owner
         rows = connection.execute(f"{_GALLERY} WHERE name = ? AND owner = ?", (name, chosen)).fetchall()
     else:
         rows = connection.execute(f"{_GALLERY} WHERE name = ?", (name,)).fetchall()

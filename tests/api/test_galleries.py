@@ -260,6 +260,8 @@ def test_a_gallery_is_found_by_the_key_that_made_it_and_by_administrators_alone(
     assert put(service, "faces/berta", BERTA, headers=secrets["second"]).status_code == 200, (
         "each key has its own names"
     )
+    others = service.ask("DELETE", f"/galleries/faces?owner={first}", headers=secrets["second"])
+    assert refused(others) == (404, "gallery-not-found"), "another's is not one's own of the same name"
     found = ids(service.post("/galleries/faces/search", save(ANNA), headers=secrets["second"]))
     assert found == [["berta"]]
     seen = service.get("/galleries", headers=secrets["admin"]).json()["galleries"]
