@@ -82,15 +82,17 @@ class Journal:
                     yield reading.readline()
 
     def close(self) -> None:
-        """Write what was kept, and give the lock back."""
+        """Write what was kept, and give the lock back; a journal of nothing would only stand in the way of others."""
         if not self._file.closed:
             self.flush()
+            if not self._places:
+                self.path.unlink(missing_ok=True)
             self._file.close()
 
     def remove(self) -> None:
         """Nothing is left to be done."""
         self.close()
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def _lock(self) -> None:
         try:

@@ -65,11 +65,17 @@ def test_one_that_was_killed_in_its_first_line_begins_anew(
     opened: Callable[..., Journal], tmp_path: Path, length: int
 ) -> None:
     path = tmp_path / "journal"
-    opened().close()
+    killed = opened()
     whole = path.read_bytes()
+    killed.close()
     path.write_bytes(whole[:length])
-    opened().close()
+    opened()
     assert path.read_bytes() == whole
+
+
+def test_a_run_that_answered_nothing_is_in_nobody_s_way(opened: Callable[..., Journal]) -> None:
+    opened(model="misspelt").close()
+    assert opened(model="right").waits("a")
 
 
 def test_the_journal_of_a_run_that_asked_something_else_is_refused_and_kept(

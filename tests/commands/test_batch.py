@@ -144,6 +144,7 @@ def test_what_cannot_be_done_is_refused_with_a_sentence(
     found = run("classify", folder, *arguments)
     assert found.exit_code == 2
     assert said in found.stderr
+    assert not list(folder.parent.glob("*.journal"))
 
 
 def test_without_pyarrow_parquet_is_refused_before_the_work(model_root: Path, folder: Path) -> None:
