@@ -42,7 +42,10 @@ class ModelFolder:
         chosen = {*numbers, *self.serving.named}
         missing = sorted(chosen - set(self.versions))
         if missing:
-            raise InvalidModel(f"{self.name}/serving.toml names version {missing[0]}; there are {self.versions}.")
+            there = ", ".join(map(str, self.versions)) or "none"
+            raise InvalidModel(
+                f"{self.name}: serving.toml, or who asked for a load, names version {missing[0]}; on disk: {there}."
+            )
         return tuple(sorted(chosen))
 
     def version_path(self, version: int) -> Path:
