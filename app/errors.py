@@ -150,7 +150,8 @@ class WrongTask(ServiceError):
     code = "wrong-task"
 
     def __init__(self, name: str, kind: str, asked: str) -> None:
-        super().__init__(f"Model {name!r} is for the task {kind!r}: post to /{kind}, or name a model for {asked!r}.")
+        path = f"v2/models/{name}/infer" if kind == "tensors" else kind  # plain files have no route of their own
+        super().__init__(f"Model {name!r} is for the task {kind!r}: post to /{path}, or name a model for {asked!r}.")
 
 
 class Unauthenticated(ServiceError):

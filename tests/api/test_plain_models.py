@@ -124,6 +124,7 @@ def test_it_is_shown_as_tensors_and_answers_no_task(service: Service) -> None:
     assert service.get("/models/fixed").json()["inputs"] == ["x: float32 [1,3]"]
     refused = service.post("/classify?model=rows", b"x")
     assert refused.json()["code"] == "wrong-task"
+    assert "post to /v2/models/rows/infer" in refused.json()["detail"]
     assert "rows" not in json.dumps(service.get("/tasks").json())
 
 
