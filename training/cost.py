@@ -7,11 +7,19 @@ import onnx
 from onnx import numpy_helper, shape_inference
 
 _FLOATING = {onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.DOUBLE, onnx.TensorProto.BFLOAT16}
+_SCALING = {"QuantizeLinear", "DequantizeLinear"}
 
 
 def parameters(model: onnx.ModelProto) -> int:
-    """Numbers that the file holds as weights."""
-    weights = (tensor for tensor in model.graph.initializer if tensor.data_type in _FLOATING)
+    """Numbers that the file holds as weights: floating ones, and whole ones, without the scales that these have."""
+    nodes = [node for node in model.graph.node if node.op_type in _SCALING]
+    whole = {node.input[0] for node in nodes}
+    scales = {node.input[1] for node in nodes}
+    weights = (
+        tensor
+        for tensor in model.graph.initializer
+        if tensor.name in whole or (tensor.data_type in _FLOATING and tensor.name not in scales)
+    )
     return sum(math.prod(tensor.dims) for tensor in weights)
 
 

@@ -73,6 +73,16 @@ def test_a_shape_that_cannot_be_told_is_said() -> None:
         cost.operations(graph_of([node_of("Conv")], ["n", 3, "h", "w"], {"w": [1, 3, 3, 3]}))
 
 
+def test_weights_in_whole_numbers_are_parameters_and_their_scales_are_not() -> None:
+    nodes = [helper.make_node("DequantizeLinear", ["v", "scale", "zero"], ["w"], axis=0), node_of("Conv")]
+    graph = graph_of(nodes, ["n", 3, 8, 8], {"scale": [16]})
+    graph.graph.initializer.extend([
+        helper.make_tensor("v", TensorProto.INT8, [16, 3, 3, 3], bytes(16 * 27), raw=True),
+        helper.make_tensor("zero", TensorProto.INT8, [16], bytes(16), raw=True),
+    ])  # fmt: skip
+    assert cost.parameters(graph) == 16 * 27
+
+
 def test_free_axes_of_a_picture_are_as_long_as_it_is_said() -> None:
     model = graph_of([node_of("Conv")], ["n", 3, "h", "w"], {"w": [1, 3, 3, 3]})
     assert cost.operations(model, 12) == 2 * 10 * 10 * 27
