@@ -165,7 +165,9 @@ def prune(
     """Take the least important channels out of a trained network, and train what is left; export it as any run."""
     target = Run(out or run.with_name(f"{run.name}-pruned"))
     prune_run(_recipe(name), Run(run), target, data, share, _pairs(other or []))
-    console.print(f"{name}: pruned in {target.folder}; next: imago-train export {name} --run {target.folder}")
+    console.print(
+        f"{name}: pruned in {target.folder}; next: imago-train export {name} --run {target.folder} --data {data}"
+    )
 
 
 @cli.command()
@@ -180,6 +182,9 @@ def distill(
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
 ) -> None:
     """Train a network on labels and on what a better, slower version says; export it as any run."""
+    if "teacher" not in _recipe(name).hyper.model_fields:
+        able = ", ".join(each for each, recipe in RECIPES.items() if "teacher" in recipe.hyper.model_fields)
+        raise typer.BadParameter(f"{name} learns from no teacher; recipes that do are {able}.")
     folder = out or Path("runs") / f"{name}-distilled"
     fit(name, data, folder, other=[*(other or []), f"teacher={json.dumps(str(teacher))}"], resume=resume)
 

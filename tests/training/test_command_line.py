@@ -50,6 +50,7 @@ def test_missing_data_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
         (["fit", "cifar10-classifier", "--set", "smothing=0.1"], "smoothing"),
         (["fit", "cifar10-classifier", "--set", "smoothing"], "takes KEY=VALUE"),
         (["fit", "cifar10-classifier", "--epochs", "0"], "epochs"),
+        (["distill", "voc-detector", "--teacher", "models/mine/1"], "recipes that do are imagefolder-classifier"),
     ],
 )
 def test_what_is_unknown_is_refused_with_the_nearest_known(arguments: list[str], words: str, data: Path) -> None:

@@ -199,9 +199,10 @@ def test_a_version_that_would_lose_too_much_is_not_made(home: Path, capsys: pyte
         assert sorted((home / "models" / "masks").iterdir()) == before
 
 
-def test_a_pruned_network_is_narrower_and_nearly_as_good(home: Path) -> None:
+def test_a_pruned_network_is_narrower_and_nearly_as_good(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data, runs, models = str(home / "shapes"), home / "runs", home / "models"
     assert run_main("prune", "imagefolder-classifier", "--run", str(runs / "shapes"), "--data", data) == 0
+    assert f"--data {data}" in " ".join(capsys.readouterr().out.split()), "what is next is a whole command"
     exported = ["--run", str(runs / "shapes-pruned"), "--models", str(models), "--name", "pruned"]
     assert run_main("export", "imagefolder-classifier", "--data", data, *exported) == 0
     before, after = (read_manifest(models / name / "1") for name in ("shapes", "pruned"))
