@@ -28,9 +28,9 @@ class GenerateOptions(TaskOptions):
 
     count: int = Field(1, ge=1, le=64, description="How many images.")
     label: str | StrictInt | None = Field(
-        None, alias="class", description="Class by name or number; null draws one each."
+        None, alias="class", description="Class by name or number; without it one is drawn for each."
     )
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same images; null draws one.")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="Same seed, same images; without it one is drawn.")
     index: int = Field(0, ge=0, le=2**31, description="Index of the first image of the seed's endless series.")
     to: int | None = Field(
         None, ge=0, le=MAX_SEED, description="Go from the first image of `seed` to that of this one, in `count` steps."
