@@ -134,15 +134,15 @@ class Batcher:
     def drop(self, ticket: Ticket) -> None:
         """Forget a job whose caller left; if it runs already its rows are thrown away."""
         if not self.withdraw(ticket):
-            self._metrics.cancelled.inc()
             ticket.abandoned = True
 
     def withdraw(self, ticket: Ticket) -> bool:
-        """Forget a job that waits, so that nobody reads its tensors any more; False where it runs, or ran."""
+        """The caller of a job left: forget it where it waits, so that nobody reads its tensors any more; False where it
+        runs, or ran."""
         with self.changed:
             waited = self.lane.forget(ticket)
+        self._metrics.cancelled.inc()
         if waited:
-            self._metrics.cancelled.inc()
             self._note_depth()
         return waited
 

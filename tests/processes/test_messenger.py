@@ -300,6 +300,25 @@ def test_tensors_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -
     run(scenario)
 
 
+def test_a_caller_who_leaves_is_counted_whether_its_job_waits_or_runs(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with engine(tmp_path) as (house, (caller,)):
+            house.hold()
+            running = caller.run(1)
+            await house.gate.was_entered()
+            waiting = caller.run(2)
+            await until(lambda: house.batcher.lane.waiting == 1)
+            for left in (running, waiting):
+                left.cancel()
+            await until(lambda: house.batcher.lane.waiting == 0)
+            labels = {"task": "classify", "model": "tiny-classifier"}
+            assert house.metrics.registry.get_sample_value("imago_cancelled_total", labels) == 2
+            house.gate.opened.set()
+            await nothing_taken(house)
+
+    run(scenario)
+
+
 def test_answers_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with engine(tmp_path) as (house, (caller,)):
