@@ -416,12 +416,18 @@ def test_a_brief_row_alone_runs_on_the_loop_s_own_thread_and_a_crowd_does_not() 
                 threads.append(threading.get_ident())
                 return super().run(tensors)
 
-        async with batcher_of(Noting(), brief=True, concurrency=2) as batcher:
+        session = Noting()
+        async with batcher_of(session, brief=True, concurrency=2) as batcher:
             for value in range(3):
                 assert (await submit(batcher, value)).tensors["y"][0, 0] == 2 * value
             assert set(threads) == {threading.get_ident()}
             threads.clear()
-            done = await asyncio.gather(*(submit(batcher, value) for value in range(6)))
+            session.gate.clear()  # or threads might be done with five before the sixth comes, which would be alone
+            crowd = [submit(batcher, value) for value in range(6)]
+            for _ in range(2):  # until all wait or run, and the loop has seen that the first one is not alone
+                await asyncio.sleep(0)
+            session.gate.set()
+            done = await asyncio.gather(*crowd)
             assert [float(one.tensors["y"][0, 0]) for one in done] == [0, 2, 4, 6, 8, 10]
         assert threading.get_ident() not in threads
 
