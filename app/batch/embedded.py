@@ -1,6 +1,7 @@
 """Answers in this process, with sessions of its own: no server, no HTTP."""
 
 import math
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from app.runtime.plan import Plan
 from app.scheduling.policy import PATIENT
 from app.servable import Prediction, Servable
 from app.settings import Settings
+from app.tasks import TASKS
 from app.tasks.base import TaskOptions
 
 PICTURE_SECONDS = 0.0003
@@ -29,9 +31,10 @@ class Chosen:
     manifest: Manifest
 
 
-def choose(settings: Settings, kind: str, name: str | None, version: int | str | None) -> Chosen:
+def choose(settings: Settings, kind: str, name: str | None, version: int | str | None, variant: str = "") -> Chosen:
     """The version that a service would let answer: the one named, by number or alias; or `stable`, or the newest of
-    those chosen, of the model named, or of the task's default.
+    those chosen, of the model named, or of the first that is able to what options ask (`variant`), or of the task's
+    default.
 
     Raises:
         ModelNotFound, WrongTask: nobody can.
@@ -40,16 +43,24 @@ def choose(settings: Settings, kind: str, name: str | None, version: int | str |
     """
     folders = {found: folder for found, folder in scan(settings.models).items() if isinstance(folder, ModelFolder)}
     wanted = name or settings.default_models.get(kind)
-    for folder in folders.values() if wanted is None else filter(None, [folders.get(wanted)]):
-        number = _number(folder, version)
-        if number not in folder.versions:
-            continue
-        manifest = read_manifest(folder.version_path(number))
-        if manifest.task == kind:
-            return Chosen(folder, manifest)
+    first = list(folders.values()) if wanted is None else [folder for folder in [folders.get(wanted)] if folder]
+    if name is None and variant:
+        for found in _versions([*first, *folders.values()], version):
+            if found.manifest.task == kind and TASKS[kind].variant_of(found.manifest) == variant:
+                return found
+    for found in _versions(first, version):
+        if found.manifest.task == kind:
+            return found
         if wanted is not None:
-            raise WrongTask(wanted, manifest.task, kind)
+            raise WrongTask(wanted, found.manifest.task, kind)
     raise ModelNotFound(wanted, version)
+
+
+def _versions(folders: Iterable[ModelFolder], version: int | str | None) -> Iterator[Chosen]:
+    for folder in folders:
+        number = _number(folder, version)
+        if number in folder.versions:
+            yield Chosen(folder, read_manifest(folder.version_path(number)))
 
 
 def _number(folder: ModelFolder, version: int | str | None) -> int | None:

@@ -158,8 +158,8 @@ async def _embedded(
     run: _Run, chosen: Choices, flags: Mapping[str, Any], make_resources: MakeResources
 ) -> AsyncIterator[Sequence[Answerer]]:
     settings = load_settings(given({name: flags[name] for name in _SETTINGS}))
-    version = choose(settings, run.task.kind, chosen["model"], chosen["version"])
     options = run.task.Options.model_validate(chosen["options"])
+    version = choose(settings, run.task.kind, chosen["model"], chosen["version"], options.variant)
     orders = Orders(settings, make_resources, version, options, run.source)
     async with crew(orders, flags["processes"] or 0) as answerers:
         yield answerers

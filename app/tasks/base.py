@@ -122,7 +122,13 @@ class Task(ABC, Generic[OptionsT]):
         if self.labelled and not labels:
             raise InvalidModel(f"A {self.kind} model needs labels.txt, one label a line.")
         self.labels = labels
+        self.variant = self.variant_of(manifest)
         self._check(graph)
+
+    @classmethod
+    def variant_of(cls, manifest: Manifest) -> str:
+        """What a model with this manifest is able to beside its task; nothing, where the task has no variants."""
+        return ""
 
     def _check(self, graph: Graph) -> None:
         for side, wanted, found in (("input", self.inputs, graph.inputs), ("output", self.outputs, graph.outputs)):

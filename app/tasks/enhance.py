@@ -104,7 +104,11 @@ class Enhance(PictureTask[EnhanceOptions]):
             raise InvalidModel("The manifest of an enhance model needs 'tiling': how large pictures are cut.")
         self.tiling = manifest.tiling
         self._takes_strength = any(spec.name == "strength" for spec in graph.inputs)
-        self.variant = f"scale {self.tiling.scale}"
+
+    @classmethod
+    def variant_of(cls, manifest: Manifest) -> str:
+        """The scale."""
+        return "" if manifest.tiling is None else f"scale {manifest.tiling.scale}"
 
     def prepare(self, picture: Picture | None, options: EnhanceOptions) -> Prepared:
         """The whole picture as one row where the graph takes it so, else tiles that are cut as they are run.

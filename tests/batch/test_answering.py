@@ -25,7 +25,7 @@ from app.settings import Settings
 from app.tasks import TASKS
 from tests.batch.pictures import make_folder
 from tests.client.scripted import Said, problem, said, scripted
-from tests.make_models import make_classifier
+from tests.make_models import make_classifier, make_denoiser, make_upscaler
 
 
 class Scribe:
@@ -148,6 +148,18 @@ def test_the_version_is_chosen_as_a_service_would(tmp_path: Path, model_root: Pa
             found(*asked)
     with pytest.raises(WrongTask):
         choose(Settings(models=model_root), "classify", "tiny-segmenter", None)
+
+
+def test_a_model_that_is_able_to_what_options_ask_is_chosen_as_a_service_would(tmp_path: Path) -> None:
+    make_denoiser(tmp_path, name="first")
+    make_upscaler(tmp_path, name="second")
+    options = TASKS["enhance"].Options
+
+    def found(name: str | None, **chosen: Any) -> str:
+        return choose(Settings(models=tmp_path), "enhance", name, None, options(**chosen).variant).manifest.name
+
+    assert (found(None), found(None, scale=1), found(None, scale=2)) == ("first", "first", "second")
+    assert (found("first", scale=2), found(None, scale=4)) == ("first", "first"), "its refusal says why"
 
 
 @pytest.mark.parametrize(
