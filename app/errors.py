@@ -294,7 +294,10 @@ class Overloaded(ServiceError):
     code = "overloaded"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__("More requests wait than can be answered in time: retry after the delay in Retry-After.")
+        super().__init__(
+            "It cannot be answered in time, by what waits and what one run takes: retry after the delay in Retry-After,"
+            " or with a later deadline."
+        )
         self.retry_after = retry_after
 
 

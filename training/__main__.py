@@ -130,6 +130,8 @@ def inspect(
     out: Annotated[Path, typer.Option(help="File of the contact sheet.")] = Path("contact-sheet.png"),
 ) -> None:
     """Print counts, sizes and balance of pictures, duplicates and leaks between their parts, broken files."""
+    if out.resolve().is_relative_to(folder.resolve()):
+        raise typer.BadParameter(f"{out} lies among the pictures, and would be taken for one: name another --out.")
     found = inspect_folder(folder)
     typer.echo(found.text())
     out.write_bytes(found.sheet)

@@ -208,6 +208,8 @@ class JobsEndpoint:
         """The job that a request asks for; its model is named from here on, so that a default may change."""
         values = query_values(query)
         kind = values.pop("task", "")
+        if not kind:
+            raise InvalidOption("task: name one in the query, such as /jobs?task=classify.")
         if kind not in _TASKS:
             raise InvalidOption(f"task: {kind[:64]!r} is none of pictures{nearest(kind[:64], _TASKS)}")
         call = call_of(kind, {**values, **fields})

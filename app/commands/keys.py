@@ -31,7 +31,7 @@ def create(
     file: File,
     scope: Annotated[list[str], typer.Option(help="infer, infer:MODEL, metrics or admin; may be given several times.")],
     name: Annotated[str, typer.Option(help="What it is for, to be read in the list.")] = "",
-    days: Annotated[float | None, typer.Option(min=0, help="Days until it expires; never without.")] = None,
+    days: Annotated[float | None, typer.Option(min=0.01, help="Days until it expires; never without.")] = None,
     requests_per_second: Annotated[float | None, typer.Option(help="Most requests a second.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Most requests at a time.")] = None,
     pixels_per_second: Annotated[float | None, typer.Option(help="Most pixels a second of pictures sent.")] = None,

@@ -132,7 +132,7 @@ class Enhance(PictureTask[EnhanceOptions]):
     def _refuse(self, picture: Picture, options: EnhanceOptions) -> None:
         scale = self.tiling.scale
         if options.scale not in (None, scale):
-            raise InvalidOption(f"scale: this model's is {scale}; leave model out and one of that scale is chosen.")
+            raise InvalidOption(f"scale: this model's is {scale}; name a model of scale {options.scale}.")
         if options.strength is not None and not self._takes_strength:
             raise InvalidOption("strength: this model takes no noise out; leave it out.")
         longest = LONGEST_SIDE.get(options.encoding)

@@ -73,6 +73,7 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(path: Path, arguments: 
     assert not path.exists() or not KeyFile(path).read()
 
 
-def test_a_key_without_a_scope_is_not_made(path: Path) -> None:
+def test_a_key_without_a_scope_or_a_day_to_live_is_not_made(path: Path) -> None:
     assert run(path, "create").exit_code == 2
+    assert run(path, "create", "--scope", "infer", "--days", "0").exit_code == 2
     assert not path.exists()

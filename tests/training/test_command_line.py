@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from shapes import write_folders
 from typer.testing import CliRunner
 
 from tests.make_models import make_classifier
@@ -57,3 +58,15 @@ def test_what_is_unknown_is_refused_with_the_nearest_known(arguments: list[str],
     result = CliRunner().invoke(cli, [*arguments, "--data", str(data)], env={"COLUMNS": "200", "TERM": "dumb"})
     assert result.exit_code == 2
     assert words in result.output
+
+
+def test_a_contact_sheet_is_not_laid_among_the_pictures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_folders(tmp_path / "shapes", 5)
+    monkeypatch.chdir(tmp_path / "shapes")
+    before = sorted(tmp_path.rglob("*"))
+    assert run_main(["data", "inspect", "."]) == 2
+    assert "lies among the pictures" in " ".join(capsys.readouterr().err.split())
+    assert sorted(tmp_path.rglob("*")) == before
+    assert run_main(["data", "inspect", ".", "--out", str(tmp_path / "sheet.png")]) == 0
