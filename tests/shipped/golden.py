@@ -36,12 +36,18 @@ def cells() -> bytes:
 
 
 def answers(client: httpx.Client) -> dict[str, Any]:
-    """Probabilities, shares and counts by label, mean colours of generated images, and the versions that answered."""
+    """Probabilities, shares and scores by label, numbers of vectors, mean colours of pictures that were made, and the
+    versions that answered."""
     classified = client.post("/classify?top_k=10", content=scene(32, 32)).json()
     segmented = client.post("/segment", content=scene(480, 360)).json()
     generated = client.post("/generate", json={"count": 4, "seed": 7}).json()
     detected = client.post("/detect", content=cells()).json()
-    every = (classified, segmented, generated, detected)
+    cleaned = client.post("/enhance?strength=25", content=scene(96, 64)).json()
+    enlarged = client.post("/enhance?scale=2", content=scene(48, 32)).json()
+    embedded = client.post("/embed", content=scene(32, 32)).json()
+    repeated = client.post("/reconstruct", content=scene(32, 32)).json()
+    decoded = client.post("/generate?model=cifar10-vae-generator", json={"count": 2, "seed": 7}).json()
+    every = (classified, segmented, generated, detected, cleaned, enlarged, embedded, repeated, decoded)
     objects = detected["results"][0]["objects"]
     return {
         "versions": {answer["model"]: answer["version"] for answer in every},
@@ -49,6 +55,10 @@ def answers(client: httpx.Client) -> dict[str, Any]:
         "classify": {entry["label"]: entry["probability"] for entry in classified["results"][0]["labels"]},
         "segment": {entry["label"]: entry["share"] for entry in segmented["results"][0]["classes"]},
         "generate": [_mean_colour(result["image"]["data"]) for result in generated["results"]],
+        "decode": [_mean_colour(result["image"]["data"]) for result in decoded["results"]],
+        "enhance": [_mean_colour(answer["results"][0]["image"]["data"]) for answer in (cleaned, enlarged)],
+        "embed": [round(value, 4) for value in embedded["results"][0]["embedding"][:16]],
+        "reconstruct": [repeated["results"][0]["score"], *_mean_colour(repeated["results"][0]["image"]["data"])],
     }
 
 

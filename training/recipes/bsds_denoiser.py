@@ -1,8 +1,9 @@
 """bsds-denoiser: photographs without the noise of a sensor, at a strength of one's choice.
 
-    claim     none yet
+    claim     30.62 dB on CBSD68 with noise of deviation 25, rounded and clipped to bytes (version 1)
+    time      73 minutes on one CPU core with bfloat16 arithmetic, beside other work
     seed      0
-    command   imago-train fit bsds-denoiser --data DIR
+    command   imago-train fit bsds-denoiser --data DIR --epochs 40
 
 The form of FFDNet (Zhang et al. 2018, arXiv 1710.04026): half the size, a map of the noise's deviation beside the
 picture, which here has residual blocks and no batch norm. Half of the noisy windows are rounded and clipped to bytes,

@@ -1,8 +1,9 @@
 """bsds-upscaler: photographs at twice their width and height.
 
-    claim     none yet
+    claim     37.29 dB on the brightness of Set5 (version 1); bicubic enlarging has 33.67
+    time      43 minutes on one CPU core with bfloat16 arithmetic, beside other work
     seed      0
-    command   imago-train fit bsds-upscaler --data DIR
+    command   imago-train fit bsds-upscaler --data DIR --epochs 24
 
 Residual blocks at the size of the picture sent, and channels put side by side as pixels at the end (Shi et al. 2016,
 arXiv 1609.05158). It learns to undo Pillow's bicubic filter, which is that of the papers' tests (a = -0.5, with

@@ -1,8 +1,10 @@
 """cifar10-autoencoder: 32x32 pictures through a code of 128 numbers and back, and how unlike the known ones each is.
 
-    claim     none yet
+    claim     at most 6.10 bits for a byte of a test picture, 24.4 dB; noise is told from test pictures (area under the
+              curve 1.0), but smooth road scenes seem more usual than these (0.10) (version 1)
+    time      86 minutes on one CPU core with bfloat16 arithmetic, beside other work
     seed      0
-    command   imago-train fit cifar10-autoencoder --data DIR
+    command   imago-train fit cifar10-autoencoder --data DIR --epochs 15
 
 A variational autoencoder with a discretised logistic likelihood, AdamW and a cosine, averaged weights. Its decoder is
 a generator of its own: `cifar10-vae-generator` exports that from the same run.
