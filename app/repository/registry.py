@@ -330,6 +330,8 @@ class Registry:
         for kind, name in self._defaults.items():
             if name not in self.names():
                 logger.error("default model %r for %r is not below %s", name, kind, self.root)
+            elif any(entry.manifest is not None and entry.manifest.task != kind for entry in self._entries.of(name)):
+                logger.error("default model %r for %r is of another task", name, kind)
 
 
 def usable(folder: ModelFolder | InvalidModel | None) -> ModelFolder:
@@ -348,5 +350,9 @@ def _work(found: tuple[str, ModelFolder | InvalidModel]) -> int:
         manifest = read_manifest(usable(folder).version_path(usable(folder).versions[-1]))
     except InvalidModel:
         return 0
-    pixels = manifest.image.width * manifest.image.height if manifest.image else 1
+    pixels = 1
+    if manifest.image is not None:
+        pixels = manifest.image.width * manifest.image.height
+    elif manifest.tiling is not None:
+        pixels = manifest.tiling.side**2
     return manifest.files[GRAPH].bytes * pixels if GRAPH in manifest.files else 0

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,7 +15,7 @@ from app.imaging.codec import Decoder
 from app.repository.registry import Registry
 from app.servable import Resources, open_servable
 from app.telemetry.metrics import Metrics
-from tests.make_models import make_classifier, make_generator, make_segmenter
+from tests.make_models import make_classifier, make_denoiser, make_generator, make_segmenter
 
 
 def with_registry(
@@ -58,6 +59,26 @@ def test_the_operator_s_default_answers_instead(tmp_path: Path) -> None:
     make_classifier(tmp_path, name="beta")
     make_classifier(tmp_path, name="alpha")
     with_registry(tmp_path, lambda registry: _named(registry, "beta"), {"classify": "beta"})
+
+
+@pytest.mark.parametrize(("name", "told"), [("seg", "of another task"), ("nobody", "not below")])
+def test_a_default_that_cannot_answer_is_told_at_the_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, name: str, told: str
+) -> None:
+    make_segmenter(tmp_path, name="seg")
+    with_registry(tmp_path, lambda _: None, {"classify": name})
+    assert [told in record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [True]
+
+
+def test_the_quickest_models_are_loaded_first(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    make_denoiser(tmp_path, name="a-large-tile", side=128)
+    make_segmenter(tmp_path, name="b-small-picture")
+    caplog.set_level(logging.INFO, "imago.repository")
+    with_registry(tmp_path, lambda _: None)
+    assert [record.getMessage() for record in caplog.records] == [
+        "b-small-picture/1 is ready",
+        "a-large-tile/1 is ready",
+    ]
 
 
 def test_a_default_that_is_not_there_is_not_found_though_another_model_could_answer(tmp_path: Path) -> None:
