@@ -57,12 +57,13 @@ class Sent:
 
 
 def schedule(rate: float, seconds: float, kind: Kind, seed: int = 0) -> Array:
-    """Intended times of `rate` requests a second: evenly spaced, or independent of one another (Poisson)."""
+    """Intended times of `rate` requests a second: evenly spaced, or independent of one another (Poisson, given how many
+    there are: else a load of a few hundred would be some percent more or less than was asked for)."""
     count = max(1, round(rate * seconds))
     if kind == "constant":
         return np.arange(count) / rate
-    gaps: Array = np.random.default_rng(seed).exponential(1 / rate, count)
-    times: Array = np.cumsum(gaps) - gaps[0]
+    gaps: Array = np.random.default_rng(seed).exponential(1, count)
+    times: Array = (np.cumsum(gaps) - gaps[0]) * (count / rate / gaps.sum())
     return times
 
 

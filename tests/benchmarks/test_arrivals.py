@@ -65,7 +65,7 @@ def test_poisson_arrivals_have_the_rate_asked_for_and_gaps_as_spread_as_their_me
     gaps = np.diff(due)
     assert due[0] == 0
     assert (gaps >= 0).all()
-    assert gaps.mean() == pytest.approx(1e-3, rel=0.03)
+    assert gaps.mean() == pytest.approx(1e-3, rel=0.001)
     assert gaps.std() == pytest.approx(gaps.mean(), rel=0.03)  # the exponential distribution's mark
 
 
