@@ -253,7 +253,8 @@ def write_models(source: Path, root: Path, leak: bool) -> None:
     for folder in source.iterdir():
         if folder.is_dir() and folder.name != _SWAPPED:
             shutil.copytree(folder, root / folder.name)
-    write_versions(source / _SWAPPED / "1", root, f'backend = "{BACKEND}"\n' if leak else "")
+    newest = max((source / _SWAPPED).glob("[0-9]*"), key=lambda folder: int(folder.name))
+    write_versions(newest, root, f'backend = "{BACKEND}"\n' if leak else "")
 
 
 def report(seen: Seen) -> str:
