@@ -159,16 +159,15 @@ class Load:
 
     async def _one(self) -> None:
         kind = self._chance.random()
+        do, those = (
+            (self._attack, self._hostile) if kind < 0.1 else (self._leave if kind < 0.15 else self._ask, self._good)
+        )
+        data = self._chance.choice(those)
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
-                if kind < 0.1:
-                    await self._attack(self._chance.choice(self._hostile))
-                elif kind < 0.15:
-                    await self._leave(self._chance.choice(self._good))
-                else:
-                    await self._ask(self._chance.choice(self._good))
+                await do(data)
         except (OSError, EOFError, TimeoutError) as error:
-            self._seen.failed.append(repr(error))
+            self._seen.failed.append(f"{data[:60]!r}: {error!r}")
 
     async def _ask(self, data: bytes) -> None:
         reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
@@ -188,7 +187,7 @@ class Load:
     async def _attack(self, data: bytes) -> None:
         self._seen.hostile += 1
         reader, writer = await asyncio.open_connection(*self._address)
-        with suppress(ConnectionError, asyncio.IncompleteReadError):
+        with suppress(ConnectionError, asyncio.IncompleteReadError, TimeoutError):
             writer.write(data)
             async with asyncio.timeout(1.0):  # what is no whole request has no answer
                 status, _ = await _head(reader)
