@@ -28,7 +28,8 @@ _FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 def configure(level: str, form: LogFormat) -> None:
-    """Send the lines of the `imago` loggers, and of uvicorn's, to standard error; those of the audit at any level."""
+    """Send the lines of the `imago` loggers, and of uvicorn's, to standard error; those of the audit at any level, and
+    warnings of other libraries in the same form."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if form == "json" else TextLines())
     for name in ("imago", "uvicorn"):
@@ -38,6 +39,9 @@ def configure(level: str, form: LogFormat) -> None:
         logger.propagate = False
     logging.getLogger("imago.audit").setLevel(logging.INFO)
     logging.getLogger("PIL").setLevel(logging.WARNING)  # below that it repeats what a picture says of itself
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)  # a broken form is told to whoever sent it
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(handler.formatter)
 
 
 class TextLines(logging.Formatter):

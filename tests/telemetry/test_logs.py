@@ -2,6 +2,7 @@
 
 import json
 import logging
+import subprocess
 import sys
 
 import pytest
@@ -75,3 +76,14 @@ def test_what_a_text_says_of_a_request_is_there_by_name_as_well() -> None:
     assert "key" not in json.loads(JsonLines().format(record(ACCESS, "POST", "/classify", 200, 3.1)))
     entry = json.loads(JsonLines().format(record(AUDIT, "00c0ffee", "192.0.2.1", "POST", "/v2", 200)))
     assert (entry["key"], entry["address"], entry["status"]) == ("00c0ffee", "192.0.2.1", 200)
+
+
+def test_other_libraries_warn_in_the_same_form_and_broken_forms_are_no_warning() -> None:
+    program = (
+        "import logging; from app.telemetry import logs; logs.configure('info', 'json');"
+        "logging.getLogger('python_multipart.multipart').warning('Expected boundary character');"
+        "logging.getLogger('some.library').warning('one\\ntwo')"
+    )
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stderr
+    (line,) = said.splitlines()
+    assert json.loads(line)["logger"] == "some.library"
