@@ -294,10 +294,7 @@ class Overloaded(ServiceError):
     code = "overloaded"
 
     def __init__(self, retry_after: float) -> None:
-        super().__init__(
-            "It cannot be answered in time, by what waits and what one run takes: retry after the delay in Retry-After,"
-            " or with a later deadline."
-        )
+        super().__init__("It could not be answered in time: retry after the delay in Retry-After, or allow more time.")
         self.retry_after = retry_after
 
 

@@ -159,10 +159,8 @@ class Load:
 
     async def _one(self) -> None:
         kind = self._chance.random()
-        do, those = (
-            (self._attack, self._hostile) if kind < 0.1 else (self._leave if kind < 0.15 else self._ask, self._good)
-        )
-        data = self._chance.choice(those)
+        do = self._attack if kind < 0.1 else self._leave if kind < 0.15 else self._ask
+        data = self._chance.choice(self._hostile if kind < 0.1 else self._good)
         try:
             async with asyncio.timeout(_ANSWER_SECONDS):
                 await do(data)
@@ -252,8 +250,7 @@ def write_models(source: Path, root: Path, leak: bool) -> None:
     for folder in source.iterdir():
         if folder.is_dir() and folder.name != _SWAPPED:
             shutil.copytree(folder, root / folder.name)
-    newest = max((source / _SWAPPED).glob("[0-9]*"), key=lambda folder: int(folder.name))
-    write_versions(newest, root, f'backend = "{BACKEND}"\n' if leak else "")
+    write_versions(source / _SWAPPED, root, f'backend = "{BACKEND}"\n' if leak else "")
 
 
 def report(seen: Seen) -> str:

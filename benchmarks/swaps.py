@@ -1,6 +1,6 @@
 """Swaps under load: two versions of a model take turns while requests come at a constant rate.
 
-    python -m benchmarks.swaps [--swaps 100] [--rate 50] [--model models/cifar10-classifier/2]
+    python -m benchmarks.swaps [--swaps 100] [--rate 50] [--model models/cifar10-classifier]
 
 The labels of each version end with its number, so that an answer says by itself which version made it: it has to agree
 with the answer's `version` and its header `X-Model-Version`. Requests are small pictures (the fast path), large ones
@@ -27,6 +27,8 @@ import numpy as np
 
 from app.imaging.codec import encode_png
 from app.manifest import LABELS, digest_files, read_manifest, write_manifest
+from app.repository.registry import usable
+from app.repository.store import scan
 from benchmarks.machine import proportional
 from benchmarks.server import Server, running_server
 
@@ -147,8 +149,11 @@ def processes(pid: int) -> list[int]:
     return [pid, *(found for child in below for found in processes(int(child)))]
 
 
-def write_versions(source: Path, root: Path, serving: str) -> str:
-    """Copy a version twice, as versions 1 and 2, with labels that end with their number; returns the model's name."""
+def write_versions(model: Path, root: Path, serving: str) -> str:
+    """Copy a model's newest version twice, as versions 1 and 2, with labels that end with their number; returns the
+    model's name."""
+    found = usable(scan(model.parent).get(model.name))
+    source = found.version_path(found.versions[-1])
     manifest = read_manifest(source)
     for version in (1, 2):
         folder = root / manifest.name / str(version)
@@ -179,9 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--swaps", type=int, default=100, help="(default: %(default)s)")
     parser.add_argument("--rate", type=float, default=50, help="requests a second (default: %(default)s)")
-    parser.add_argument(
-        "--model", type=Path, default=Path("models/cifar10-classifier/2"), help="(default: %(default)s)"
-    )
+    parser.add_argument("--model", type=Path, default=Path("models/cifar10-classifier"), help="(default: %(default)s)")
     chosen = parser.parse_args(arguments)
     bad = 0
     for workers, serving in _CASES:

@@ -107,7 +107,7 @@ _LUMA = np.array([65.481, 128.553, 24.966]) / 255
 
 
 def _ssim(mine: Tensor, theirs: Tensor) -> Tensor:
-    # Single precision: its convolutions are twenty times as fast on a CPU, and the sixth digit is not reported.
+    # Single precision: torch has no quick convolutions of doubles on a CPU, and the sixth digit is not reported.
     found = structural_similarity_index_measure(mine.float(), theirs.float(), data_range=255.0)
     assert isinstance(found, Tensor)
     return found

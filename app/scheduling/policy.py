@@ -143,7 +143,8 @@ class Lane(Generic[JobT]):
         """Seconds that a free session should still leave the jobs gathering; 0 where it should take them now."""
         if not self.limits.max_queue_delay or self.waiting >= self.limits.max_batch_size:
             return 0.0
-        oldest = min((job.arrived for heap in self._heaps.values() for _, _, job in heap), default=now)
+        here = (job for heap in self._heaps.values() for _, _, job in heap if not job.abandoned)
+        oldest = min((job.arrived for job in here), default=now)
         return max(0.0, oldest + self.limits.max_queue_delay - now)
 
     def take(self, now: float, idle: int = 1) -> Picked[JobT]:

@@ -258,11 +258,14 @@ def test_jobs_whose_callers_left_are_not_kept_until_their_turn_would_have_come()
 
 
 def test_a_job_that_left_does_not_shorten_the_wait_of_those_after_it() -> None:
-    left, new = job(arrived=0.0), job(arrived=50.0)
-    lane = lane_with(left, max_queue_delay=0.5)
-    lane.forget(left)
-    lane.add(new)
-    assert lane.hold(now=50.0) == 0.5
+    for leaves_first in (True, False):
+        left, new = job(arrived=0.0), job(arrived=50.0)
+        lane = lane_with(left, max_queue_delay=0.5)
+        if leaves_first:
+            lane.forget(left)
+        lane.add(new)
+        lane.forget(left)
+        assert lane.hold(now=50.0) == 0.5
 
 
 def test_a_job_whose_deadline_passed_before_it_could_wait_is_late_and_not_refused() -> None:
