@@ -31,6 +31,16 @@ async def nothing_taken(house: House, *workers: int) -> None:
         await until(lambda worker=worker: not house.taken(worker))
 
 
+async def one_runs_one_waits(house: House, caller: Caller) -> tuple["asyncio.Task[Finished]", "asyncio.Task[Finished]"]:
+    """Two jobs, the first of which is held in the session."""
+    house.hold()
+    running = caller.run(1)
+    await house.gate.was_entered()
+    waiting = caller.run(2)
+    await until(lambda: house.batcher.lane.waiting == 1)
+    return running, waiting
+
+
 def test_each_job_gets_its_own_rows_and_jobs_of_all_workers_share_batches(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with engine(tmp_path, workers=2) as (house, (one, other)):
@@ -194,11 +204,7 @@ def test_memory_that_a_batch_reads_is_kept_until_it_ends_though_the_caller_left(
 def test_an_engine_that_goes_away_fails_its_jobs_and_keeps_none_of_their_memory(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with engine(tmp_path) as (house, (caller,)):
-            house.hold()
-            running = caller.run(1)
-            await house.gate.was_entered()
-            waiting = caller.run(2)
-            await until(lambda: house.batcher.lane.waiting == 1)
+            running, waiting = await one_runs_one_waits(house, caller)
             caller.cut()
             for job in (running, waiting):
                 with pytest.raises(NotReady, match="engine is being restarted"):
@@ -303,11 +309,7 @@ def test_tensors_that_do_not_fit_are_refused_and_leave_nothing(tmp_path: Path) -
 def test_a_caller_who_leaves_is_counted_whether_its_job_waits_or_runs(tmp_path: Path) -> None:
     async def scenario() -> None:
         async with engine(tmp_path) as (house, (caller,)):
-            house.hold()
-            running = caller.run(1)
-            await house.gate.was_entered()
-            waiting = caller.run(2)
-            await until(lambda: house.batcher.lane.waiting == 1)
+            running, waiting = await one_runs_one_waits(house, caller)
             for left in (running, waiting):
                 left.cancel()
             await until(lambda: house.batcher.lane.waiting == 0)
