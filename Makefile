@@ -13,8 +13,9 @@ COMPILE := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 
 serve: $(VENV)/.$(RUNTIME)
 	$(BIN)/imago serve
 
+# Two files at a time: more would take the cores from tests that watch what is late.
 test: $(VENV)/.$(RUNTIME) $(VENV)/.train $(VENV)/.private $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
