@@ -1,6 +1,6 @@
 """What tests of several folders share: a folder of tiny real models."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,14 @@ from tests import make_models
 settings.register_profile("same", derandomize=True, database=None, deadline=None, max_examples=200)
 settings.register_profile("long", database=None, deadline=None, max_examples=10_000)
 settings.load_profile("same")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test has logged, half letters and all, as text that can be sent to another process."""
+    report = yield
+    report.sections = [(name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
