@@ -19,8 +19,9 @@ COPY app app
 RUN /pip/bin/pip wheel --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /pip/bin/pip --python /venv/bin/python install --no-deps --no-index /wheels/*.whl \
  && rm /venv/bin/imago-train
-# A volume that is mounted there takes over its owner: `imago keys create` may write into it.
-RUN mkdir -m 700 /keys
+# A volume that is mounted there takes over its owner: `imago keys create` may write into one, the service into the other
+# how each graph is run best, so that it need not find out at each start.
+RUN mkdir -m 700 /keys /cache
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="imago" \
@@ -28,6 +29,7 @@ LABEL org.opencontainers.image.title="imago" \
       org.opencontainers.image.licenses="Apache-2.0"
 COPY --from=build /venv /venv
 COPY --from=build --chown=10001:10001 /keys /keys
+COPY --from=build --chown=10001:10001 /cache /cache
 COPY models /models
 # Nothing is written while serving: neither bytecode (pip has compiled it) nor temporary files.
 # On this address the service starts with IMAGO_KEYS only, or where IMAGO_INSECURE_NO_AUTH says that all may call.
@@ -37,6 +39,7 @@ ENV PATH=/venv/bin:$PATH \
     IMAGO_HOST=0.0.0.0 \
     IMAGO_PORT=8000 \
     IMAGO_MODELS=/models \
+    IMAGO_CACHE=/cache \
     IMAGO_LOG_FORMAT=json
 # A number and not a name: Kubernetes' runAsNonRoot can check only that.
 USER 10001:10001

@@ -86,6 +86,7 @@ def test_nothing_is_built_in_the_final_stage() -> None:
     assert [argument.split() for word, argument in FINAL if word == "COPY"] == [
         ["--from=build", "/venv", "/venv"],
         ["--from=build", f"--chown={final('USER')}", "/keys", "/keys"],
+        ["--from=build", f"--chown={final('USER')}", "/cache", "/cache"],
         ["models", "/models"],
     ]
 
@@ -166,6 +167,8 @@ def test_ports_models_and_patience_are_those_of_the_image(name: str) -> None:
     assert f"IMAGO_PORT={final('EXPOSE')}" in environment
     assert "./models:/models:ro" in service["volumes"]
     assert "IMAGO_MODELS=/models" in environment
+    assert "cache:/cache" in service["volumes"]
+    assert "IMAGO_CACHE=/cache" in environment
     assert int(service["stop_grace_period"].removesuffix("s")) > Settings.model_fields["drain_seconds"].default
 
 
