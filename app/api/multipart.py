@@ -1,9 +1,10 @@
 """Multipart bodies (RFC 7578): whole in memory, where a picture is anyway, or as they come, for files on the disk."""
 
-import codecs
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol, cast
+from encodings import normalize_encoding
+from encodings.aliases import aliases
+from typing import Any, Final, Protocol, cast
 
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -16,10 +17,13 @@ _USUAL_HEADERS = 4
 _USUAL_HEAD_BYTES = 4096
 """Longer heads of parts are left to the parser, which has limits for them: parameters are taken apart in Python, a
 microsecond for each few bytes."""
+_LONGEST_TYPE: Final = 1024
+"""Bytes of a Content-Type: its boundary has 70 at most (RFC 2046, section 5.1.1), and it is taken apart in the same
+way, on the event loop."""
 
-_NO_CHARSETS = frozenset(("idna", "punycode", "raw-unicode-escape", "unicode-escape", "undefined"))
-"""Codecs of Python's own. The time that `punycode` takes, alone or within `idna`, grows with the square of the text:
-more than half a second for one field."""
+_CHARSETS: Final = frozenset((*aliases, *aliases.values()))
+"""Others are not looked up: Python keeps every name that it did not find, for ever. Nor are the codecs of its own that
+have no other name: the time that `punycode` takes, alone or within `idna`, grows with the square of the text."""
 
 Part = tuple[str, str | bytes]
 """A name with its text, or with the bytes of a file."""
@@ -211,6 +215,8 @@ class _StreamReader(_Reader):
 
 def _announced(content_type: bytes) -> tuple[bytes, str]:
     """Boundary and charset of a body."""
+    if len(content_type) > _LONGEST_TYPE:
+        raise _unreadable(f"its Content-Type is longer than {_LONGEST_TYPE} bytes.")
     _, parameters = parse_options_header(content_type)
     boundary = parameters.get(b"boundary")
     if not boundary:
@@ -230,11 +236,8 @@ def _told() -> Iterator[None]:
 
 
 def _charset(name: bytes) -> str:
-    try:
-        found = codecs.lookup(name.decode("latin-1")).name
-    except LookupError:
-        return "latin-1"
-    return "latin-1" if found in _NO_CHARSETS else found
+    found = normalize_encoding(name.decode("latin-1")).lower()
+    return found if found in _CHARSETS else "latin-1"
 
 
 def _unreadable(why: str) -> InvalidRequest:

@@ -16,8 +16,9 @@ MULTIPART: Final = b"multipart/form-data"
 JSON: Final = b"application/json"
 RECEIVED: Final = "imago.received"
 """Where the scope of a long body says how many bytes of it came: it has its time for each MiB, not for all of it."""
-_LONG = 2**20
-"""Longer bodies with parts or base64 in them are taken apart in a thread: that takes some milliseconds a megabyte."""
+_LONG = 2**16
+"""Longer bodies with parts or base64 in them are taken apart in a thread: that takes some milliseconds a megabyte, and
+a fifth of a second where parts are made to look like boundaries again and again."""
 _MOST_VALUES = 10_000
 """Values of a JSON body, whose pictures are one each: empty lists by the million would take 25 times their bytes, and
 the parser lets no other thread run."""

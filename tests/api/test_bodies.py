@@ -1,15 +1,21 @@
 """Every form of body: what is read from it, and how broken ones are refused."""
 
+import asyncio
 import base64
+import encodings as python_encodings
 import json
 from typing import Any
 
 import numpy as np
 import pytest
+from starlette.types import Message
 
 from app.api.multipart import parts_of
+from app.api.uploads import read_upload
+from app.errors import InvalidRequest
 from tests.api.conftest import MAX_BODY
 from tests.api.service import Service, in_chunks
+from tests.counting import Counting
 from tests.imaging.pictures import noise, png, save
 
 RED, GREEN, BLUE = (save(np.full((9, 12, 3), colour, np.uint8)) for colour in ((200, 0, 0), (0, 200, 0), (0, 0, 200)))
@@ -343,6 +349,43 @@ def test_codecs_that_are_no_charsets_do_not_touch_a_field(charset: bytes) -> Non
     body = part('Content-Disposition: form-data; name="bcher-kva"', rb"xn--bcher-kva\u0041") + END
     kind = MULTIPART["content-type"].encode() + b"; charset=" + charset
     assert parts_of(body, kind, 1) == [("bcher-kva", r"xn--bcher-kva\u0041")]
+
+
+def test_names_of_charsets_that_nobody_knows_leave_nothing_behind() -> None:
+    known = len(python_encodings._cache)  # type: ignore[attr-defined]
+    body = part('Content-Disposition: form-data; name="a"', "\u00e9".encode("latin-1")) + END
+    for name in (b"x-%d" % number for number in range(100)):
+        assert parts_of(body, MULTIPART["content-type"].encode() + b"; charset=" + name, 1) == [("a", "\u00e9")]
+    assert len(python_encodings._cache) == known  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("charset", [b"UTF-8", b"utf8", b"ISO-8859-1", b"windows-1252", b"Shift_JIS", b"us-ascii"])
+def test_a_field_is_read_in_the_charset_of_its_form(charset: bytes) -> None:
+    text = "abc" if charset == b"us-ascii" else "\u65e5" if charset == b"Shift_JIS" else "\u00e9"
+    body = part('Content-Disposition: form-data; name="a"', text.encode(charset.decode())) + END
+    assert parts_of(body, MULTIPART["content-type"].encode() + b"; charset=" + charset, 1) == [("a", text)]
+
+
+@pytest.mark.parametrize(("size", "hops"), [(1000, 0), (100_000, 1)])
+def test_a_long_form_is_taken_apart_in_a_thread(size: int, hops: int) -> None:
+    body = file_part(bytes(size)) + END
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def scenario() -> int:
+        pool = Counting(1)
+        asyncio.get_running_loop().set_default_executor(pool)
+        upload = await read_upload(receive, MULTIPART["content-type"].encode(), 1)
+        assert upload.pictures == [bytes(size)]
+        return pool.done
+
+    assert asyncio.run(scenario()) == hops
+
+
+def test_a_content_type_of_parameters_without_end_is_refused_unread() -> None:
+    with pytest.raises(InvalidRequest, match="Content-Type is longer than 1024 bytes"):
+        parts_of(file_part(RED) + END, MULTIPART["content-type"].encode() + b";" * 60_000, 1)
 
 
 @pytest.mark.parametrize(
