@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError, field_validator
@@ -16,6 +16,10 @@ from app.tasks import TASKS
 from app.tasks.base import TaskOptions
 
 _NUMBER = TypeAdapter(int)
+LONGEST_ACCEPT: Final = 1024
+"""Bytes of an `Accept` or `Accept-Encoding` that is heeded (RFC 9110, section 12.5.1, leaves that to the server).
+Browsers send some 150; as many as a head may have, all of them commas, would keep the event loop for a tenth of a
+second."""
 
 
 class Target(BaseModel):
@@ -90,7 +94,8 @@ def accepted_form(accept: bytes, forms: tuple[str, ...]) -> str:
         NotAcceptable: it excludes all of them.
     """
     ranges: list[tuple[str, float]] = []
-    for entry in accept.decode("latin-1").split(",") if accept.strip() else ["*/*"]:
+    heeded = accept.strip() and len(accept) <= LONGEST_ACCEPT
+    for entry in accept.decode("latin-1").split(",") if heeded else ["*/*"]:
         media, *parameters = (part.strip().lower() for part in entry.split(";"))
         weight = next((_weight(value[2:]) for value in parameters if value.startswith("q=")), 1.0)
         ranges.append((media, weight))

@@ -4,6 +4,7 @@ import zlib
 from functools import lru_cache
 from typing import Final
 
+from app.api.calls import LONGEST_ACCEPT
 from app.errors import BodyTooLarge, InvalidRequest
 
 ENCODINGS: Final = {b"gzip": 31, b"deflate": 15}
@@ -37,7 +38,10 @@ def compress(body: bytes, encoding: bytes) -> bytes:
 
 @lru_cache(maxsize=256)
 def accepted_encoding(header: bytes) -> bytes | None:
-    """Which of gzip and deflate an `Accept-Encoding` asks for by name, or None (RFC 9110, section 12.5.3)."""
+    """Which of gzip and deflate an `Accept-Encoding` asks for by name, or None (RFC 9110, section 12.5.3), as where it
+    is too long to be read."""
+    if len(header) > LONGEST_ACCEPT:
+        return None
     weights: dict[bytes, float] = {}
     for entry in header.lower().split(b","):
         coding, _, parameter = entry.partition(b";")

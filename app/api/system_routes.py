@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+from app.api.calls import LONGEST_ACCEPT
 from app.api.middleware import Record, record_of
 from app.api.protocol_schemas import ProtocolLiveness, ProtocolReadiness
 from app.api.schemas import Liveness, Readiness
@@ -96,7 +97,8 @@ def system_routes(
     async def prometheus(request: Request) -> Response:
         if count is not None:
             await count()
-        body, media_type = metrics.render(request.headers.get("accept", ""))
+        accept = request.headers.get("accept", "")
+        body, media_type = metrics.render(accept if len(accept) <= LONGEST_ACCEPT else "")
         return Response(body, headers={"Content-Type": media_type})
 
     files = _static_files()

@@ -168,8 +168,12 @@ class Metrics(Collector):
         yield GaugeMetricFamily("imago_gallery_vectors", text, value=float(self.gallery_vectors))
 
     def render(self, accept: str) -> tuple[bytes, str]:
-        """The exposition and its media type, in the format that the scraper's `Accept` header asks for."""
-        encoder, media_type = choose_encoder(accept)
+        """The exposition and its media type, in the format that the scraper's `Accept` header asks for; as plain text
+        where that cannot be read."""
+        try:
+            encoder, media_type = choose_encoder(accept.replace('"', ""))  # it does not know quoted parameters
+        except TypeError:  # nor versions that are no numbers
+            encoder, media_type = choose_encoder("")
         return encoder(self.registry), media_type
 
     def _stage(self, name: str, text: str) -> HistogramFamily:

@@ -183,8 +183,13 @@ def test_every_metric_is_exposed(service: Service, name: str) -> None:
 
 @pytest.mark.parametrize(
     ("accept", "kind"),
-    [("", "text/plain"), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
-)
+    [
+        ("", "text/plain"), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text"),
+        ('application/openmetrics-text; version="1.0.0"', "application/openmetrics-text; version=1.0.0"),
+        ("application/openmetrics-text; version=newest", "text/plain"), ("text/plain; version=x.y", "text/plain"),
+        ("application/openmetrics-text," * 2_000, "text/plain"),
+    ],
+)  # fmt: skip
 def test_metrics_come_in_the_form_that_the_scraper_asks_for(service: Service, accept: str, kind: str) -> None:
     answer = service.get("/metrics", headers={"accept": accept})
     assert answer.headers["content-type"].startswith(kind)
