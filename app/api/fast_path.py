@@ -132,6 +132,7 @@ class Exchange:
             upload = self._read(body)
             if upload.options:
                 self._call = call_with_body(self._endpoint.task.kind, self._query, upload.options)
+                self._form = accepted_form(self._record.headers.get(b"accept", b""), self._call.options.forms)
             if upload.options or self._servable.retired:  # another version took over while the body came
                 self._servable = self._endpoint.find(self._call, self._record)
             self._drop = self._begin(upload.pictures, deliver)

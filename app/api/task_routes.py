@@ -16,7 +16,7 @@ from app.api.errors import problem
 from app.api.middleware import Record, record_of
 from app.api.refusals import ASKING, refusals
 from app.api.schemas import answer_model, task_operation
-from app.api.uploads import Upload, read_options, read_upload
+from app.api.uploads import JSON, MULTIPART, Upload, media_type, read_options, read_upload
 from app.errors import CallerLeft, NotAcceptable, NotReady, RouteNotFound, ServiceError
 from app.repository.registry import Registry
 from app.servable import INLINE_SIZE, Prediction, Servable
@@ -80,29 +80,51 @@ class TaskEndpoint:
         record.task = self._kind
         query = scope["query_string"]
         call = call_from_query(self._kind, query)
-        servable = self.find(call, record)
         headers = record.headers
-        form = accepted_form(headers.get(b"accept", b""), call.options.forms)
+        accept = headers.get(b"accept", b"")
+        form = accepted_form(accept, call.options.forms)
         timeout = timeout_seconds(headers.get(b"x-request-timeout-ms"), self.limits.timeout_seconds)
         deadline = time.monotonic() + timeout
-        servable.admit(deadline)
+        servable = self._early(call, record, deadline)
         if self.takes_picture:
             upload = await read_upload(receive, headers.get(b"content-type", b""), self.limits.max_pictures)
         else:
             upload = Upload([], await read_options(receive))
         if upload.options:
             call = call_with_body(self._kind, query, upload.options)
-        if upload.options or servable.retired:  # another version took over while the body came
+            form = accepted_form(accept, call.options.forms)
+        elif isinstance(servable, ServiceError):
+            raise servable
+        # Or another version took over while the body came.
+        if isinstance(servable, ServiceError) or upload.options or servable.retired:
             servable = self.find(call, record)
         answering = answer_body(servable, call, upload.pictures, deadline, form, record)
         # While a small model runs nothing else does: nobody could be heard leaving.
         deaf = servable.inline and all(map(_is_small, upload.pictures))
         body = await (answering if deaf else unless_caller_leaves(receive, answering))
-        media_type = media_type_of(form).encode()
+        content_type = media_type_of(form).encode()
         length = b"%d" % len(body)
-        answer_headers = [(b"content-type", media_type), (b"content-length", length)]
+        answer_headers = [(b"content-type", content_type), (b"content-length", length)]
         await send({"type": "http.response.start", "status": 200, "headers": answer_headers})
         await send({"type": "http.response.body", "body": body})
+
+    def _early(self, call: Call, record: Record, deadline: float) -> Servable | ServiceError:
+        """Who answers a call whose body has not come yet; or why nobody does, where the body may name another model.
+
+        Raises:
+            ServiceError: as `find` and `Servable.admit`, where it names none.
+        """
+        kind = media_type(record.headers.get(b"content-type", b""))
+        undecided = call.model is None and (not self.takes_picture or kind in (MULTIPART, JSON))
+        try:
+            servable = self.find(call, record)
+        except ServiceError as error:
+            if undecided:
+                return error
+            raise
+        if not undecided:
+            servable.admit(deadline)
+        return servable
 
     def find(self, call: Call, record: Record) -> Servable:
         """Who answers a call, noted in the record; raises as `Registry.get`."""

@@ -22,7 +22,7 @@ from app.serving import SERVING, read_serving
 from app.settings import Settings
 from app.telemetry.logs import TextLines
 from tests.api.service import Answer
-from tests.make_models import make_classifier, make_detector, make_generator, make_segmenter
+from tests.make_models import make_classifier, make_denoiser, make_detector, make_generator, make_segmenter
 
 T = TypeVar("T")
 Headers = Iterable[tuple[bytes, bytes]]
@@ -243,6 +243,7 @@ def make_models(root: Path) -> Path:
     make_segmenter(root)
     make_detector(root)
     make_generator(root)
+    make_denoiser(root)
     make_classifier(root, "unexplained-classifier", without=("cam",))
     for name, serving in SERVED.items():
         make_classifier(root, name)

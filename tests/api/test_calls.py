@@ -2,6 +2,8 @@
 
 import base64
 import io
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from app.api.calls import accepted_form, timeout_seconds
 from app.errors import NotAcceptable
+from app.settings import Settings
 from tests.api.service import Service
 from tests.imaging.pictures import noise, save
 
@@ -171,6 +174,36 @@ def test_the_model_named_answers_or_the_reason_is_told(
 def test_a_model_may_be_chosen_in_the_body(service: Service) -> None:
     answer = service.ask("POST", "/generate", json={"model": "tiny-classifier"})
     assert (answer.status_code, answer.json()["code"]) == (400, "wrong-task")
+
+
+@pytest.fixture(scope="module")
+def without_default(model_root: Path) -> Iterator[Service]:
+    """A service whose default models are not there."""
+    defaults = {"classify": "nobody", "generate": "nobody"}
+    running = Service(Settings(models=model_root, device="cpu", threads=1, default_models=defaults))
+    yield running
+    running.close()
+
+
+def test_a_model_that_the_body_names_answers_whatever_becomes_of_the_default(without_default: Service) -> None:
+    ask = without_default.ask
+    files, named = [("file", ("a.png", PICTURE))], {"model": "tiny-classifier"}
+    encoded = base64.b64encode(PICTURE).decode()
+    assert ask("POST", "/classify", files=files, data=named).status_code == 200
+    assert ask("POST", "/classify", json={"images": [encoded], **named}).status_code == 200
+    assert ask("POST", "/generate", json={"model": "tiny-generator"}).status_code == 200
+
+
+def test_a_body_that_names_no_model_is_told_what_becomes_of_the_default(without_default: Service) -> None:
+    ask, files = without_default.ask, [("file", ("a.png", PICTURE))]
+    for answer in (
+        ask("POST", "/classify", files=files),
+        ask("POST", "/classify", files=files, data={"top_k": "1"}),
+        ask("POST", "/classify", content=PICTURE),
+        ask("POST", "/generate"),
+        ask("POST", "/classify?model=nobody", files=files, data={"model": "tiny-segmenter"}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (404, "model-not-found")
 
 
 def test_generated_images_are_the_same_bytes_for_the_same_seed(service: Service) -> None:

@@ -58,6 +58,9 @@ def test_accept_chooses_the_format(enhancing: Service, size: tuple[int, int], ac
 def test_where_accept_leaves_the_choice_the_option_decides(enhancing: Service) -> None:
     answer = enhancing.post("/enhance?strength=0&encoding=webp", save(noise(4, 4)), accept="image/*")
     assert answer.headers["content-type"] == "image/webp"
+    files, headers = [("file", ("a.png", save(noise(4, 4))))], {"accept": "image/*"}
+    answer = enhancing.ask("POST", "/enhance?strength=0", files=files, data={"encoding": "webp"}, headers=headers)
+    assert answer.headers["content-type"] == "image/webp"
 
 
 def test_other_tasks_draw_png_only(service: Service) -> None:

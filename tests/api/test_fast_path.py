@@ -214,6 +214,7 @@ BODIES = [
     (b"/segment", [*JSON, PNG], images(PICTURE, PICTURE), 406), (b"/segment?render=overlay", [PNG], PICTURE, 200),
     (b"/classify?model=unexplained-classifier", [PNG], PICTURE, 406),
     (b"/classify?model=unexplained-classifier&explain=true", [], PICTURE, 422),
+    (b"/enhance?strength=5", [*FORM, (b"accept", b"image/*")], form(("encoding", b"webp"), ("file", PICTURE)), 200),
     (b"/generate?seed=1", [], b"", 200), (b"/generate", [], b'{"seed": 7, "count": 3}', 200),
     (b"/generate?count=40", [], b'{"seed": 7}', 200), (b"/generate", [], b'{"seed": 7, "class": "red"}', 200),
     (b"/generate?seed=1", [PNG], b"", 200), (b"/generate?seed=1&count=4", [PNG], b"", 200),
