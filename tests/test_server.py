@@ -335,18 +335,47 @@ def test_what_is_no_http_behind_a_request_that_waits_gets_one_answer(served: Ser
     assert defects(served) == []
 
 
-@pytest.mark.parametrize("protocol", [b"websocket", b"h2c", b"nonsense"])
-def test_an_upgrade_is_not_followed_and_its_body_not_seen(served: Served, protocol: bytes) -> None:
-    """The parser takes what follows such a request for the other protocol, as it does for every server on it."""
-    headers = [(b"connection", b"Upgrade"), (b"upgrade", protocol), (b"sec-websocket-key", b"eHh4"),
-               (b"sec-websocket-version", b"13")]  # fmt: skip
+UPGRADES = {
+    "websocket": [(b"upgrade", b"websocket"), (b"connection", b"Upgrade"), (b"sec-websocket-key", b"eHh4")],
+    "h2c": [
+        (b"connection", b"Upgrade, HTTP2-Settings"),
+        (b"upgrade", b"h2c"),
+        (b"http2-settings", b"AAEAAEAAAAIAAAAB"),
+    ],
+    "nonsense": [(b"connection", b"upgrade"), (b"upgrade", b"non"), (b"upgrade", b"sense")],
+}
+
+
+@pytest.mark.parametrize("protocol", UPGRADES)
+def test_a_request_that_asks_for_another_protocol_is_answered_as_if_it_did_not(served: Served, protocol: str) -> None:
+    asked = [request(PICTURE, headers=UPGRADES[protocol]), request(LARGE, headers=UPGRADES[protocol]),
+             request(target=b"/livez", method=b"GET", headers=UPGRADES[protocol])]  # fmt: skip
 
     async def tell(caller: Caller) -> list[Answer]:
-        return [await caller.ask(request(PICTURE, headers=headers)), await caller.ask(request(PICTURE))]
+        answers = [await caller.ask(data) for data in asked]
+        caller.send(b"".join([*asked, request(PICTURE), *asked]))
+        return answers + [await caller.answer() for _ in range(7)]
+
+    assert [answer.status for answer in served.story(tell)] == [200] * 10
+    assert served.fast.took[:2] == [True, True]
+    assert defects(served) == []
+
+
+@pytest.mark.parametrize("size", [1, 60, 400])
+def test_the_body_of_a_request_that_asks_for_another_protocol_is_no_request_of_its_own(
+    served: Served, size: int
+) -> None:
+    hidden = request(target=b"/readyz", method=b"GET")
+    data = request(hidden, b"/generate", UPGRADES["h2c"])
+
+    async def tell(caller: Caller) -> list[Answer]:
+        for start in range(0, len(data), size):
+            caller.send(data[start : start + size])
+            await asyncio.sleep(0)
+        return [await caller.answer(), await caller.ask(LIVEZ)]
 
     first, second = served.story(tell)
-    assert (first.status, first.json()["code"], second.status) == (400, "empty-body", 200)
-    assert served.fast.took == [True]
+    assert (first.status, first.json()["code"], second.json()["status"]) == (400, "invalid-request", "alive")
 
 
 # The end of an idle connection is the clock of these tests: whatever another one waited for took longer.

@@ -89,6 +89,8 @@ class Connection(HttpToolsProtocol):
         self._timed = _NOTHING
         """What of the present request `due` has been set for."""
         self._lingers = False
+        self._plain_head = b""
+        """Of a request that asks for another protocol, without that wish."""
         self._running: Cycle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -126,14 +128,33 @@ class Connection(HttpToolsProtocol):
         self._packet = len(data)
         self._head += len(data)
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            pass  # no other protocol is spoken here: the request was answered, what follows is for whom it asked
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                self._stay(memoryview(data)[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             self._refuse(_refusal(error.__context__))
             return
         if self._expects or self._head > LONGEST_HEAD:
             self._await_more()
+
+    def _stay(self, rest: memoryview) -> None:
+        """Read a request that asks for another protocol, and what came behind its head, as if it did not: none is
+        spoken here (RFC 9110, section 7.8), and some clients ask for HTTP/2 in all that they send. The parser takes
+        such a head for the whole request."""
+        while self._plain_head:
+            head, self._plain_head = self._plain_head, b""
+            try:
+                self.parser.feed_data(head)
+                self.parser.feed_data(rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = rest[upgrade.args[0] :]
+
+    def _head_without_upgrade(self) -> bytes:
+        version = self.parser.get_http_version().encode()
+        first = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        headers = [b"%b: %b\r\n" % header for header in self.headers if header[0] != b"upgrade"]
+        return b"".join([first, *headers, b"\r\n"])
 
     def _await_more(self) -> None:
         """Set a time for the rest of what has begun; the parser keeps what it has of a header: that has its limit."""
@@ -162,6 +183,9 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Called by the parser: begin the request's cycle, the short one if it may take it and nothing waits before."""
+        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+            self._plain_head = self._head_without_upgrade()
+            return
         if len(self.headers) > MOST_HEADERS or (self._packet > LONGEST_HEAD and self._length() > LONGEST_HEAD):
             raise HeadersTooLong(MOST_HEADERS, LONGEST_HEAD)
         self._expects = _BODY
@@ -172,7 +196,7 @@ class Connection(HttpToolsProtocol):
             free
             and parser.get_method() == b"POST"
             and parser.should_keep_alive()
-            and not (self.expect_100_continue or self.flow.write_paused or parser.should_upgrade())
+            and not (self.expect_100_continue or self.flow.write_paused)
             and parser.get_http_version() == "1.1"
             and (exchange := self._fast_path.offer(self.url, self.headers)) is not None
         ):
@@ -219,6 +243,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Called by the parser."""
+        if self._plain_head:
+            return
         self._expects = _NOTHING
         self.due = inf
         if not self.cycle.response_complete:

@@ -134,7 +134,7 @@ HEADERS: dict[str, Message] = {
     "another protocol": (get(b"/livez", b"upgrade: websocket", b"connection: upgrade"), "200"),
     "HTTP/2 in the clear": (get(b"/livez", b"upgrade: h2c", b"connection: upgrade, http2-settings"), "200"),
     "another protocol for a task": (message(b"POST /classify HTTP/1.1", SIZE, b"upgrade: x", b"connection: upgrade"),
-                                    "400 empty-body"),
+                                    "200 red"),
     "an id of scripts": (get(b"/livez", b"x-request-id: <script>alert(1)</script>"), "200"),
     "an id of ten thousand bytes": (get(b"/livez", b"x-request-id: " + b"x" * 10_000), "200"),
     "an id that is a line": (get(b"/livez", b"x-request-id: a%0d%0aset-cookie: b"), "200"),
