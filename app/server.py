@@ -20,10 +20,10 @@ from fastapi import FastAPI
 
 from app.drain import Drain
 from app.errors import InvalidSettings
-from app.processes.connections import Acceptor
+from app.processes.connections import Acceptor, Connections
 from app.processes.shared import Shared
 from app.settings import Settings
-from app.wire.connection import Connection, Timeouts
+from app.wire.connection import LAST_SECONDS, Connection, Timeouts
 from app.wire.tls import server_context
 
 logger = logging.getLogger("imago.processes")
@@ -113,15 +113,18 @@ class Server(uvicorn.Server):
     """Serves an application on sockets that listen already: alone, or as one of the workers that share them."""
 
     def __init__(self, app: FastAPI, settings: Settings, shared: Shared | None = None, worker: int = 0) -> None:
+        tls = tls_context(settings)
+        self._counts = shared.connections if shared is not None else Connections(1) if tls is not None else None
+        """Of connections that are accepted here; None where uvicorn does: alone, and without handshakes, for which it
+        would wait for a minute."""
         self._closed: Callable[[], None] = lambda: None
-        if shared is not None:
-            self._closed = partial(shared.connections.closed, worker)
+        if self._counts is not None:
+            self._closed = partial(self._counts.closed, worker)
         self._drain: Drain = app.state.drain
         self._rpc: Rpc | None = app.state.rpc
         self._drain_seconds = settings.drain_seconds
         self._delay = settings.drain_delay_seconds
         self._patience = settings.drain_seconds + _GRACE
-        tls = tls_context(settings)
         config = uvicorn.Config(
             app,
             http=cast(
@@ -148,23 +151,26 @@ class Server(uvicorn.Server):
         self._shared = shared
         self._worker = worker
         self._handshake_seconds = settings.head_timeout_seconds
+        self._most_handshakes = settings.max_connections
         self._acceptor: Acceptor | None = None
-        self._connecting: set[asyncio.Task[Any]] = set()
+        self._connecting: dict[asyncio.Task[Any], socket.socket | None] = {}
+        """The oldest first; with its socket while nobody else will close that."""
         self._sweeping: asyncio.TimerHandle | None = None
         self._stopping: asyncio.Task[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start as uvicorn does; a worker shares connections out with the others."""
-        await super().startup(sockets)
+        shared, counts = self._shared, self._counts
+        await super().startup(sockets if counts is None else [])
         gc.freeze()  # what was imported stays: a full collection need not look through it again and again
         gc.set_threshold(_ALLOCATIONS)
         self._sweep()
+        listeners = shared.listeners if shared is not None else sockets or ()
         if self._rpc is not None:
-            await self._rpc.start(self._shared.listeners if self._shared else sockets or ())
-        if (shared := self._shared) is not None:
-            self._acceptor = Acceptor(
-                self._worker, shared.listeners, shared.connections, shared.inboxes, self._serve_connection
-            )
+            await self._rpc.start(listeners)
+        if counts is not None:
+            inboxes = () if shared is None else shared.inboxes
+            self._acceptor = Acceptor(self._worker, listeners, counts, inboxes, self._serve_connection)
             self._acceptor.start()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -193,9 +199,12 @@ class Server(uvicorn.Server):
         if self._acceptor is not None:
             self._acceptor.stop()
         # One that uvicorn does not know yet would not be told, and keep it waiting. What came while these were waited
-        # for is accepted, too; uvicorn closes the port before it waits for anything.
-        while self._serve_rest(sockets or ()) or self._connecting:
-            await asyncio.wait(self._connecting)
+        # for is accepted, too; uvicorn closes the port before it waits for anything. Handshakes may never end.
+        rest = sockets or () if self._acceptor is None else ()
+        while self._serve_rest(rest) or self._connecting:
+            _, late = await asyncio.wait(self._connecting, timeout=LAST_SECONDS)
+            for connecting in late:
+                connecting.cancel()
         await super().shutdown(sockets)
         if self._sweeping is not None:
             self._sweeping.cancel()
@@ -219,29 +228,32 @@ class Server(uvicorn.Server):
                 connection.overdue(now)
 
     def _serve_connection(self, connection: socket.socket) -> None:
-        def protocol() -> asyncio.Protocol:
-            return self.config.http_protocol_class(
-                config=self.config, server_state=self.server_state, app_state=self.lifespan.state
-            )  # type: ignore[call-arg]
+        if self.config.ssl is not None and len(self._connecting) >= self._most_handshakes:
+            next(iter(self._connecting)).cancel()  # a caller who is slow at it, or who never meant to
+        protocol = self.config.http_protocol_class(
+            config=self.config, server_state=self.server_state, app_state=self.lifespan.state
+        )  # type: ignore[call-arg]
+        connecting = asyncio.get_running_loop().create_task(self._connect(protocol, connection))
+        self._connecting[connecting] = connection
+        connecting.add_done_callback(partial(self._connected, cast(Connection, protocol)))
 
-        loop = asyncio.get_running_loop()
-        connecting = loop.create_task(self._connect(protocol, connection))
-        self._connecting.add(connecting)
-        connecting.add_done_callback(self._connected)
-
-    async def _connect(self, protocol: Callable[[], asyncio.Protocol], connection: socket.socket) -> None:
-        loop = asyncio.get_running_loop()
+    async def _connect(self, protocol: asyncio.Protocol, connection: socket.socket) -> None:
+        if (connecting := asyncio.current_task()) is not None:
+            self._connecting[connecting] = None
         tls = self.config.ssl
         patience = None if tls is None else self._handshake_seconds
-        await loop.connect_accepted_socket(protocol, connection, ssl=tls, ssl_handshake_timeout=patience)
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: protocol, connection, ssl=tls, ssl_handshake_timeout=patience)
 
-    def _connected(self, connecting: "asyncio.Task[Any]") -> None:
-        self._connecting.discard(connecting)
+    def _connected(self, protocol: Connection, connecting: "asyncio.Task[Any]") -> None:
+        if (kept := self._connecting.pop(connecting)) is not None:  # given up before it was begun
+            kept.close()
+        if protocol.transport is None:  # it never began: nobody else tells its end
+            self._closed()
         if not connecting.cancelled() and (error := connecting.exception()) is not None:
             # Whoever speaks no TLS to a service that does, or leaves, is no news to its operator.
             level = logging.DEBUG if isinstance(error, ssl.SSLError | ConnectionError) else logging.WARNING
             logger.log(level, "a connection could not be served: %s", error)
-            self._closed()
 
 
 def _timeouts(settings: Settings) -> Timeouts:

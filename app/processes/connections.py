@@ -95,7 +95,7 @@ class Connections:
 
 
 class Acceptor:
-    """Accepts in one worker, and takes what the others hand over."""
+    """Accepts in one worker, and takes what the others hand over; one that has no others needs no inboxes."""
 
     def __init__(
         self,
@@ -109,6 +109,7 @@ class Acceptor:
         self._listeners = listeners
         self._connections = connections
         self._inboxes = inboxes
+        self._inbox = inboxes[worker][0] if inboxes else None
         self._serve = serve
         self._loop = asyncio.get_running_loop()
         self._resting: asyncio.TimerHandle | None = None
@@ -116,7 +117,8 @@ class Acceptor:
     def start(self) -> None:
         """Accept from now on."""
         self._connections.begin(self._worker)
-        self._loop.add_reader(self._inboxes[self._worker][0].fileno(), self._take)
+        if self._inbox is not None:
+            self._loop.add_reader(self._inbox.fileno(), self._take)
         for listener in self._listeners:
             listener.setblocking(False)
         self._listen()
@@ -137,7 +139,8 @@ class Acceptor:
     def close(self) -> None:
         """Take nothing any more."""
         self._take()
-        self._loop.remove_reader(self._inboxes[self._worker][0].fileno())
+        if self._inbox is not None:
+            self._loop.remove_reader(self._inbox.fileno())
 
     def _listen(self) -> None:
         self._resting = None
@@ -183,9 +186,9 @@ class Acceptor:
         return True
 
     def _take(self) -> None:
-        while True:
+        while self._inbox is not None:
             try:
-                sent, handles, _, _ = socket.recv_fds(self._inboxes[self._worker][0], 1, 1)
+                sent, handles, _, _ = socket.recv_fds(self._inbox, 1, 1)
             except OSError:
                 return
             if not sent:

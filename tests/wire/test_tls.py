@@ -1,9 +1,12 @@
-"""TLS by flags: a certificate that fits, protocols that are safe, and sentences where a file is wrong."""
+"""TLS by flags: a fitting certificate, safe protocols, sentences where a file is wrong, handshakes that end."""
 
+import asyncio
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,7 +16,9 @@ from app.errors import InvalidSettings
 from app.server import addresses, listen
 from app.settings import Settings, load_settings
 from app.wire.tls import server_context
-from tests.service.processes import Processes, starting_server, until
+from tests.api.connection import Caller, Served, make_models, request, serving, until
+from tests.service.processes import Processes, starting_server
+from tests.service.processes import until as until_soon
 from tests.service.test_server import picture
 
 
@@ -79,7 +84,7 @@ def encrypted(request: pytest.FixtureRequest, model_root: Path, folder: Path) ->
 def test_a_picture_is_answered_over_tls_by_every_process(encrypted: Processes, trusting: ssl.SSLContext) -> None:
     assert encrypted.url.startswith("https://127.0.0.1:")
     with httpx.Client(base_url=encrypted.url, verify=trusting) as client:
-        until(lambda: client.get("/readyz").status_code == 200)
+        until_soon(lambda: client.get("/readyz").status_code == 200)
     for _ in range(8):
         with httpx.Client(base_url=encrypted.url, verify=trusting) as client:
             for body in (picture(9), picture(9, side=400)):
@@ -116,3 +121,64 @@ def test_keys_and_no_keys_are_not_asked_for_at_once() -> None:
     with pytest.raises(InvalidSettings, match="there are keys"):
         load_settings({"keys": "keys.json", "insecure_no_auth": True})
     assert not Settings().insecure_no_auth
+
+
+@contextmanager
+def serving_tls(root: Path, folder: Path, **settings: Any) -> Iterator[Served]:
+    """A server behind TLS in this process."""
+    files = {"tls_certificate": folder / "chain.pem", "tls_key": folder / "key.pem"}
+    with serving(make_models(root / "models"), **files, **settings) as served:
+        yield served
+
+
+async def asked(served: Served, trusting: ssl.SSLContext) -> int:
+    """The status of an answer over TLS."""
+    reader, writer = await asyncio.open_connection(*served.address, ssl=trusting)
+    answer = await Caller(reader, writer).ask(request(target=b"/livez", method=b"GET"))
+    writer.close()
+    return answer.status
+
+
+def test_a_handshake_that_does_not_begin_is_given_up_as_the_head_of_a_request_is(
+    tmp_path: Path, folder: Path, trusting: ssl.SSLContext
+) -> None:
+    async def tell(served: Served) -> bytes:
+        reader, writer = await asyncio.open_connection(*served.address)
+        rest = await reader.read()
+        writer.close()
+        assert await asked(served, trusting) == 200
+        return rest
+
+    with serving_tls(tmp_path, folder, head_timeout_seconds=0.5) as served:
+        assert served.run(tell(served)) == b""
+
+
+def test_of_too_many_handshakes_under_way_the_oldest_is_given_up(
+    tmp_path: Path, folder: Path, trusting: ssl.SSLContext
+) -> None:
+    async def tell(served: Served) -> None:
+        silent = [await asyncio.open_connection(*served.address) for _ in range(20)]
+        for reader, _ in silent[:-3]:
+            assert await reader.read() == b""
+        assert await asked(served, trusting) == 200
+        assert await silent[-3][0].read() == b""
+        await until(lambda: len(served.server.server_state.connections) == 0)
+        for _, writer in silent:
+            writer.close()
+
+    with serving_tls(tmp_path, folder, max_connections=3, head_timeout_seconds=600) as served:
+        served.run(tell(served))
+        assert [line for line in served.log.lines if " INFO " not in line] == []
+
+
+def test_a_stop_does_not_wait_for_handshakes_that_never_end(tmp_path: Path, folder: Path) -> None:
+    async def tell(served: Served) -> bytes:
+        reader, writer = await asyncio.open_connection(*served.address)
+        await until(lambda: bool(served.server._connecting))
+        await served.shut_down()
+        rest = await reader.read()
+        writer.close()
+        return rest
+
+    with serving_tls(tmp_path, folder, head_timeout_seconds=600) as served:
+        assert served.run(tell(served)) == b""
