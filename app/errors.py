@@ -81,6 +81,12 @@ class BodyTooLarge(ServiceError):
         super().__init__(f"The body is longer than {limit} bytes: send a smaller picture, or fewer in one request.")
 
 
+class TensorsTooLarge(ServiceError):
+    """The tensors of one job, or of its answer, are more than the processes of the service share memory for."""
+
+    code = "tensors-too-large"
+
+
 class MalformedMessage(ServiceError):
     """What came is no request of HTTP/1.1, or one of nothing that could be found here."""
 

@@ -39,6 +39,7 @@ STATUS: Final[Mapping[type[ServiceError], int]] = {
     errors.BodyTooLarge: 413,
     errors.ImageTooLarge: 413,
     errors.JobTooLarge: 413,
+    errors.TensorsTooLarge: 413,
     errors.TargetTooLong: 414,
     errors.UnsupportedImage: 415,
     errors.UnsupportedEncoding: 415,

@@ -14,7 +14,7 @@ Responses = dict[int | str, dict[str, Any]]
 RUNNING: Final[Kinds] = (
     errors.InvalidRequest, errors.ModelNotFound, errors.ImageTooLarge, errors.UnsupportedImage,
     errors.InvalidOption, errors.CorruptImage, errors.Overloaded, errors.InferenceFailed, errors.NotReady,
-    errors.InsufficientMemory, errors.DeadlineExceeded,
+    errors.InsufficientMemory, errors.DeadlineExceeded, errors.TensorsTooLarge,
 )  # fmt: skip
 """Of a route that runs a model, besides those of every route."""
 ASKING: Final[Kinds] = (*RUNNING, errors.EmptyBody, errors.WrongTask, errors.NotAcceptable)

@@ -12,7 +12,7 @@ UNREADABLE: Final = "unreadable-file"
 """Code of a file that cannot be read: no service was asked."""
 OF_PICTURE: Final = frozenset(
     (UNREADABLE, "empty-body", "unsupported-image", "corrupt-image", "image-too-large", "body-too-large",
-     "inference-failed")
+     "tensors-too-large", "inference-failed")
 )  # fmt: skip
 """Codes that say something of a picture, which will be as true the next time."""
 _OF_THE_HOUR: Final = frozenset(("internal-error", "deadline-exceeded", "overloaded"))

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from app.errors import TensorsTooLarge
 from app.tensors import Tensor, Tensors
 
 _ALIGNMENT = 64
@@ -41,7 +42,13 @@ class Arena:
 
         Raises:
             ArenaFull: they do not all fit; none was kept.
+            TensorsTooLarge: they never will, together.
         """
+        if sum(_room(array.nbytes) for array in tensors.values()) > self._size:
+            raise TensorsTooLarge(
+                f"Its tensors, or those of its answer, take more than the {self._size} bytes that pass between"
+                " processes at once: send fewer rows, or smaller ones; with --workers 1 there is no such limit."
+            )
         places: list[Place] = []
         for name, array in tensors.items():
             offset = self._take(array.nbytes)
@@ -67,7 +74,7 @@ class Arena:
 
     def _take(self, length: int) -> int | None:
         """First fit."""
-        length = max(_ALIGNMENT, -(-length // _ALIGNMENT) * _ALIGNMENT)
+        length = _room(length)
         for index, (offset, room) in enumerate(self._free):
             if room >= length:
                 self._free[index : index + 1] = [(offset + length, room - length)] if room > length else []
@@ -84,3 +91,8 @@ class Arena:
             offset, before = self._free.pop(at - 1)
             length += before
         insort(self._free, (offset, length))
+
+
+def _room(length: int) -> int:
+    """The bytes that a tensor of so many takes."""
+    return max(_ALIGNMENT, -(-length // _ALIGNMENT) * _ALIGNMENT)

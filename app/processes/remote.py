@@ -18,6 +18,7 @@ from app.errors import (
     NotReady,
     Overloaded,
     ServiceError,
+    TensorsTooLarge,
 )
 from app.processes.arena import Arena, ArenaFull, Place
 from app.processes.link import Link, Message
@@ -39,6 +40,7 @@ ERRORS: Mapping[str, Callable[[Message], ServiceError]] = {
     InferenceFailed.code: lambda told: InferenceFailed(),
     InsufficientMemory.code: lambda told: InsufficientMemory(),
     InternalError.code: lambda told: InternalError(),
+    TensorsTooLarge.code: lambda told: TensorsTooLarge(told["detail"]),
     ModelNotFound.code: lambda told: ModelNotFound(told["name"]),
     LoadRefused.code: lambda told: LoadRefused(told["detail"]),
 }
@@ -97,12 +99,13 @@ class Messenger:
         self, key: str, tensors: Tensors, rows: int, deadline: float, deliver: Deliver, settled: Callable[[], None]
     ) -> Drop:
         """Send one job of a model; `deliver` gets its rows, or NotReady, DeadlineExceeded, InferenceFailed,
-        InternalError or Overloaded, as from `Batcher.start`. Returns what drops the job again; `settled` is called once
-        when the engine is done with it, or is gone, also where the caller left.
+        InternalError, TensorsTooLarge or Overloaded, as from `Batcher.start`. Returns what drops the job again;
+        `settled` is called once when the engine is done with it, or is gone, also where the caller left.
 
         Raises:
             NotReady: there is no engine now.
-            ArenaFull: there is no room for the tensors.
+            ArenaFull: there is no room for the tensors now.
+            TensorsTooLarge: there never will be.
         """
         if self._link is None:
             raise NotReady(_AWAY)
@@ -241,7 +244,8 @@ class RemoteJobs:
 
         Raises:
             NotReady: there is no engine now.
-            Overloaded: there is no room for the tensors.
+            Overloaded: there is no room for the tensors now.
+            TensorsTooLarge: there never will be.
         """
         counted = rows if deadline < PATIENT else 0  # those that have time keep nobody from being admitted
         try:

@@ -121,8 +121,10 @@ class Caller:
 class House:
     """An engine with one model, all that is around it, and the time of its lane."""
 
-    def __init__(self, folder: Path, pool: ThreadPoolExecutor, workers: int, limits: Limits, arena_bytes: int) -> None:
-        channels = tuple(Channel(Arena(arena_bytes), Arena(arena_bytes)) for _ in range(workers))
+    def __init__(
+        self, folder: Path, pool: ThreadPoolExecutor, workers: int, limits: Limits, arenas: tuple[int, int]
+    ) -> None:
+        channels = tuple(Channel(*map(Arena, arenas)) for _ in range(workers))
         self.shared = Shared(
             workers, (), Board(workers + 2), Loads(workers), channels, Connections(workers), (), Accounts(workers)
         )
@@ -161,12 +163,12 @@ class House:
 
 @asynccontextmanager
 async def engine(
-    folder: Path, workers: int = 1, limits: Limits = LIMITS, arena_bytes: int = 2**20
+    folder: Path, workers: int = 1, limits: Limits = LIMITS, arena_bytes: int = 2**20, answer_bytes: int = 2**20
 ) -> AsyncIterator[tuple[House, Sequence[Caller]]]:
     """An engine that has loaded `tiny-classifier`, and workers that were told so."""
     make_classifier(folder)
     with ThreadPoolExecutor(1) as pool:
-        house = House(folder, pool, workers, limits, arena_bytes)
+        house = House(folder, pool, workers, limits, (arena_bytes, answer_bytes))
         running = asyncio.create_task(house.engine.run(house.its_control))
         callers = [Caller(house.shared, worker) for worker in range(workers)]
         try:

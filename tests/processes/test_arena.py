@@ -5,6 +5,7 @@ import random
 import numpy as np
 import pytest
 
+from app.errors import TensorsTooLarge
 from app.processes.arena import Arena, ArenaFull, Place
 from app.tensors import Tensors
 
@@ -74,6 +75,18 @@ def test_tensors_that_do_not_all_fit_leave_nothing_behind() -> None:
         arena.write({"a": np.zeros(3 * CELL, np.uint8), "b": np.zeros(3 * CELL, np.uint8), "c": np.zeros(1, np.uint8)})
     assert repr(arena) == "<Arena: 1 places of 512 bytes taken>"
     assert fits(arena, 6)
+
+
+def test_tensors_that_will_never_fit_together_are_refused_otherwise_than_those_that_do_not_fit_now() -> None:
+    arena = Arena(4 * CELL)
+    for tensors in (block(5), {"a": np.zeros(3 * CELL, np.uint8), "b": np.zeros(CELL + 1, np.uint8)}):
+        with pytest.raises(
+            TensorsTooLarge, match="more than the 256 bytes that pass between processes at once: send few"
+        ):
+            arena.write(tensors)
+    arena.write(block(4))
+    with pytest.raises(ArenaFull):
+        arena.write(block(4))
 
 
 def test_everything_taken_back_at_once_can_be_taken_again() -> None:

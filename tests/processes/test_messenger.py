@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 
-from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotReady, Overloaded
+from app.errors import DeadlineExceeded, InferenceFailed, InternalError, NotReady, Overloaded, TensorsTooLarge
 from app.processes.arena import ArenaFull
 from app.processes.remote import ERRORS, RemoteJobs
 from app.scheduling.batcher import Finished
@@ -423,12 +423,42 @@ def test_jobs_that_have_time_are_admitted_whatever_waits_and_keep_nobody_out(tmp
 
 def test_a_job_for_which_there_is_no_room_is_refused_and_counted(tmp_path: Path) -> None:
     async def scenario() -> None:
-        async with engine(tmp_path, arena_bytes=ROW_BYTES) as (house, (caller,)):
+        async with engine(tmp_path, arena_bytes=2 * ROW_BYTES) as (house, (caller,)):
             jobs, metrics = jobs_of(house, caller, limit=1.0)
+            image = {"image": np.zeros((2, SIZE, SIZE, 3), np.uint8)}
+            house.hold()
+            first = asyncio.create_task(jobs.submit(image, 2, 1e12))
+            await house.gate.was_entered()
             with pytest.raises(Overloaded):
-                await jobs.submit({"image": np.zeros((2, SIZE, SIZE, 3), np.uint8)}, 2, 1e12)
+                await jobs.submit(image, 2, 1e12)
             counted = b'imago_rejected_total{model="tiny-classifier",reason="overloaded",task="classify"} 1.0'
             assert counted in metrics.render("")[0]
+            house.gate.opened.set()
+            await first
+
+    run(scenario)
+
+
+def test_a_job_for_which_there_will_never_be_room_is_not_told_to_wait(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with engine(tmp_path, arena_bytes=2 * ROW_BYTES) as (house, (caller,)):
+            jobs, metrics = jobs_of(house, caller, limit=1.0)
+            with pytest.raises(TensorsTooLarge):
+                await jobs.submit({"image": np.zeros((3, SIZE, SIZE, 3), np.uint8)}, 3, 1e12)
+            counted = b'imago_rejected_total{model="tiny-classifier",reason="overloaded",task="classify"} 0.0'
+            assert counted in metrics.render("")[0]
+            await nothing_taken(house)
+
+    run(scenario)
+
+
+def test_an_answer_for_which_there_will_never_be_room_is_not_told_to_wait(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with engine(tmp_path, limits=Limits(max_batch_size=8), answer_bytes=64) as (house, (caller,)):
+            assert answer(await caller.run(1, rows=5)) == [1] * 5
+            with pytest.raises(TensorsTooLarge, match="more than the 64 bytes that pass between processes"):
+                await caller.run(1, rows=6)
+            await nothing_taken(house)
 
     run(scenario)
 
