@@ -215,7 +215,7 @@ class Servable:
         inferred = self.clock()
         finish = self.task.draw if as_picture else self.task.interpret
         size = max(array.size for array in outputs.values())
-        if as_picture and prepared.picture is not None:
+        if (as_picture or self.task.full_size) and prepared.picture is not None:
             size = max(size, prepared.picture.pixels, len(data or b""))
         answer = await self.near(size, lambda: finish(outputs, prepared, options))
         timings = Timings(decoded - begun, queued, ran, self.clock() - inferred)

@@ -95,6 +95,23 @@ def test_a_large_picture_is_answered_as_a_small_one(tmp_path: Path) -> None:
     serving(make_classifier(tmp_path), use)
 
 
+@pytest.mark.parametrize("mask", ["png", "rle"])
+def test_a_label_map_of_a_large_picture_is_made_in_a_thread_however_small_its_graph_is(
+    tmp_path: Path, mask: Literal["png", "rle"]
+) -> None:
+    pool = Counting(1)
+
+    async def use(servable: Servable) -> None:
+        await servable.predict(picture(40, side=100), SegmentOptions(mask=mask), FOREVER)
+        assert pool.done == 0
+        answer = (await servable.predict(picture(40, side=400), SegmentOptions(mask=mask), FOREVER)).answer
+        assert pool.done == 2  # to decode it, and to enlarge the map
+        assert isinstance(answer, list)
+        assert (answer[0]["width"], answer[0]["height"]) == (400, 400)
+
+    serving(make_segmenter(tmp_path), use, pool=pool)
+
+
 def test_a_refused_request_is_refused_before_its_picture_is_decoded(tmp_path: Path) -> None:
     async def use(servable: Servable) -> None:
         assert isinstance(servable.jobs, Batcher)

@@ -115,6 +115,8 @@ class Task(ABC, Generic[OptionsT]):
     """Whether its graph knows no rows: callers who speak tensors leave the first axis out, which is 1."""
     labelled: ClassVar[bool] = True
     """Whether answers speak of labels."""
+    full_size: ClassVar[bool] = False
+    """Whether results, and not drawings alone, have as many pixels as the picture that was sent."""
     variant: str = ""
     """What this model is able to beside its task, as options ask for it."""
 

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
+from app.errors import InvalidModel
 from app.imaging.codec import Picture, encode_png
 from app.imaging.geometry import label_counts, resize_labels
 from app.imaging.paint import label_overlay
@@ -59,9 +60,12 @@ class Segment(ExplainedTask[SegmentOptions]):
     Options = SegmentOptions
     Answer = Segmentation
     outputs: ClassVar[Mapping[str, str]] = {"mask": "uint8 [N,H,W]", "confidence": "uint8 [N,H,W]"}
+    full_size = True
 
     def __init__(self, manifest: Manifest, labels: tuple[str, ...], graph: Graph) -> None:
         super().__init__(manifest, labels, graph)
+        if self.image_input.fit != "stretch":
+            raise InvalidModel("A segment graph labels every pixel: 'fit' of 'image' in its manifest is 'stretch'.")
         self.palette = colours(manifest, labels)
 
     def interpret(self, outputs: Tensors, prepared: Prepared, options: SegmentOptions) -> list[JsonObject]:

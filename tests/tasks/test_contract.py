@@ -156,6 +156,11 @@ def test_an_embedding_of_no_numbers_is_refused() -> None:
         build("embed", outputs=(spec("embedding", "float32", 0),))
 
 
+def test_a_segmenter_that_would_not_see_all_pixels_is_refused() -> None:
+    with pytest.raises(InvalidModel, match="A segment graph labels every pixel: 'fit'"):
+        build("segment", image={"width": 8, "height": 8, "fit": "cover"})
+
+
 @pytest.mark.parametrize("task", ["segment", "detect"])
 def test_as_many_colours_as_labels_are_needed(task: str) -> None:
     with pytest.raises(InvalidModel, match="The palette has 1 colours for 2 labels"):

@@ -436,6 +436,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], dict[str, Any], str]] = {
         {**SEGMENT, "latent": "z"},
         "--latent is of use for generate alone, not for seg",
     ),
+    "the middle alone": (
+        plain(segmenter),
+        {**SEGMENT, "fit": "cover"},
+        "--fit is of use for classify, detect alone, not for segment",
+    ),
     "boxes for classes": (
         plain(segmenter),
         {"boxes": Boxes(form="xywh")},

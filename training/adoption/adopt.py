@@ -39,7 +39,7 @@ axis, and axes come as inputs."""
 _OWN: Mapping[str, set[str]] = {
     "size": {"classify", "segment", "detect"},
     "activation": {"classify", "segment", "detect"},
-    "fit": {"classify", "segment", "detect"},
+    "fit": {"classify", "detect"},  # segmenters label every pixel: pictures are stretched
     "boxes": {"detect"},
     "latent": {"generate"},
     "output_range": {"generate"},
