@@ -6,7 +6,7 @@ infer: Task.check -> Batcher.submit -> Session.run, for callers who speak tensor
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
@@ -306,7 +306,7 @@ class Servable:
             ServiceError: a picture refuses, or the task takes none.
         """
         options = self.task.Options()
-        prepared = await asyncio.gather(*(self._prepare(picture, options) for picture in pictures))
+        prepared = await _together([self._prepare(picture, options) for picture in pictures])
         if any(one.parts for one in prepared) or len({row_shape(one.tensors) for one in prepared}) > 1:
             raise InvalidRequest(
                 f"Pictures for this graph are of one size, and small enough for it: send others to /{self.task.kind}."
@@ -394,12 +394,7 @@ class Servable:
                 await loop.run_in_executor(pool, parts.take, start, outputs)
                 return queued, ran
 
-        tasks = [asyncio.ensure_future(some(start)) for start in range(0, len(parts), self._max_batch_size)]
-        try:
-            times = await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:  # where one failed, or the caller left, the others' work is for nothing
-                task.cancel()
+        times = await _together([some(start) for start in range(0, len(parts), self._max_batch_size)])
         return parts.outputs(), sum(queued for queued, _ in times), sum(ran for _, ran in times)
 
     async def _infer(self, tensors: Tensors, deadline: float) -> tuple[Tensors, float, float]:
@@ -411,9 +406,19 @@ class Servable:
         jobs = [
             self.jobs.submit(part, count, deadline) for part, count in zip(split(tensors, counts), counts, strict=True)
         ]
-        done = [await jobs[0]] if len(jobs) == 1 else await asyncio.gather(*jobs)
+        done = [await jobs[0]] if len(jobs) == 1 else await _together(jobs)
         outputs = stack([finished.tensors for finished in done])
         return outputs, max(job.queue_seconds for job in done), max(job.run_seconds for job in done)
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, Result]]) -> list[Result]:
+    """What all of it comes to; where some fails, or the caller leaves, the rest would be for nothing and is dropped."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def open_servable(

@@ -1,41 +1,48 @@
 """`Servable`: one version from its folder to its answers, on a real, tiny graph."""
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 
-from app.errors import DeadlineExceeded, InvalidModel, Overloaded
+from app.errors import DeadlineExceeded, InferenceFailed, InvalidModel, Overloaded
 from app.imaging.codec import Decoder, encode_png
 from app.manifest import read_manifest
+from app.runtime.function import FunctionSession
 from app.runtime.plan import Choices, Plan
 from app.runtime.plan_cache import PlanCache, plan_key
 from app.runtime.trial import Trial
-from app.scheduling.batcher import Batcher
-from app.servable import INLINE_BATCH_SECONDS, INLINE_SIZE, Resources, Servable, open_servable
+from app.scheduling.batcher import Batcher, Sessions, Ticket
+from app.scheduling.policy import Lane, Limits
+from app.servable import INLINE_BATCH_SECONDS, INLINE_SIZE, Resources, Running, Servable, build, open_servable
 from app.serving import ServingConfig
 from app.tasks.classify import ClassifyOptions
 from app.tasks.generate import GenerateOptions
+from app.tasks.segment import SegmentOptions
 from app.telemetry.metrics import Metrics
-from tests.make_models import make_classifier, make_generator
+from app.tensors import Tensors, TensorSpec
+from tests.counting import Counting
+from tests.make_models import make_classifier, make_generator, make_segmenter
 
 FOREVER = 1e12
 DEFAULT = ServingConfig()
 
 
 def serving(
-    folder: Path, use: Callable[[Servable], Awaitable[None]], config: ServingConfig = DEFAULT, **resources: Any
-) -> Metrics:
+    folder: Path, use: Callable[[Servable], Awaitable[None]], config: ServingConfig = DEFAULT,
+    pool: ThreadPoolExecutor | None = None, **resources: Any,
+) -> Metrics:  # fmt: skip
     metrics = Metrics()
 
     async def scenario() -> None:
-        with ThreadPoolExecutor(1) as pool:
+        with pool or ThreadPoolExecutor(1) as workers:
             servable = await open_servable(
-                folder, read_manifest(folder), config, Resources(Decoder(), pool, metrics, threads=1, **resources)
+                folder, read_manifest(folder), config, Resources(Decoder(), workers, metrics, threads=1, **resources)
             )
             try:
                 await use(servable)
@@ -82,6 +89,38 @@ def test_more_rows_than_a_batch_holds_come_back_in_order(tmp_path: Path) -> None
         assert last[0]["image"] == whole[10]["image"]
 
     serving(make_generator(tmp_path), use, ServingConfig(max_batch_size=4))
+
+
+def test_where_a_part_of_a_call_fails_those_that_wait_are_dropped(tmp_path: Path) -> None:
+    inputs = (TensorSpec("image", np.dtype("uint8"), (None, 8, 8, 3)),)
+    outputs = (TensorSpec("probabilities", np.dtype("float32"), (None, 3)),)
+    go_on = threading.Event()
+
+    def run(tensors: Tensors) -> Tensors:
+        if tensors["image"].max() == 255:
+            raise RuntimeError("poison")
+        assert go_on.wait(10)
+        return {"probabilities": np.zeros((len(tensors["image"]), 3), np.float32)}
+
+    async def scenario() -> None:
+        metrics, lane = Metrics(), Lane[Ticket](Limits(max_batch_size=2))
+        sessions = Sessions(FunctionSession(run, inputs, outputs))
+        batcher = Batcher("tiny-classifier/1", sessions, lane, metrics.of("classify", "tiny-classifier", 1))
+        running = Running("cpu", inputs, outputs, Plan(1, 1, 1, 2, 0.001, {1: 0.001, 2: 0.002}), inline=False)
+        folder = make_classifier(tmp_path)
+        with ThreadPoolExecutor(1) as pool:
+            servable = build(folder, read_manifest(folder), running, batcher, Resources(Decoder(), pool, metrics))
+            rows = np.zeros((20, 8, 8, 3), np.uint8)
+            rows[0] = 255
+            with pytest.raises(InferenceFailed):
+                await servable.infer({"image": rows}, FOREVER)
+            await asyncio.sleep(0)  # a turn in which they hear of it
+            await asyncio.sleep(0)
+            assert lane.waiting == 0
+            go_on.set()
+            await servable.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_large_picture_is_answered_as_a_small_one(tmp_path: Path) -> None:
