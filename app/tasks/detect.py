@@ -130,7 +130,7 @@ class Detect(ExplainedTask[DetectOptions]):
         """Objects of all rows with the least score that is answered by default, best first."""
         size = np.array([self.image_input.width, self.image_input.height] * 2)
         found: list[Named] = []
-        for place, row in enumerate(outputs["boxes"]):
+        for place, row in enumerate(map(_numbers, outputs["boxes"])):
             sure = row[(row[:, 4] >= _SURE) & (row[:, 5] >= 0)]
             best = sure[np.argsort(-sure[:, 4], kind="stable")]
             found += [Named((place, self._label(int(one[5]))), *(one[:4] / size).tolist()) for one in best]
@@ -138,7 +138,7 @@ class Detect(ExplainedTask[DetectOptions]):
 
     def evidence(self, outputs: Tensors, whole: Tensors, hidden: Cell) -> float:
         """What is left of the score of the best object: that of the best of its label that covers half of both."""
-        boxes = whole["boxes"][0]
+        boxes = _numbers(whole["boxes"][0])
         best = boxes[boxes[:, 4].argmax()] if len(boxes) else np.zeros(_COLUMNS)
         same = [row for row in outputs["boxes"][0] if row[5] == best[5]]
         rivals = [row for row in same if _overlap(_named(row), _named(best)) >= _SAME]
@@ -146,7 +146,7 @@ class Detect(ExplainedTask[DetectOptions]):
 
     def _found(self, outputs: Tensors, prepared: Prepared, options: DetectOptions) -> list[Found]:
         """Objects best first; rows that are none, lie outside of the picture or are not numbers are left out."""
-        rows = outputs["boxes"][0].astype(np.float64)
+        rows = _numbers(outputs["boxes"][0].astype(np.float64))
         rows = rows[(rows[:, 4] > 0) & (rows[:, 4] >= options.threshold) & (rows[:, 5] >= 0)]
         rows = rows[np.argsort(-rows[:, 4], kind="stable")]
         edges = boxes_in_picture(rows[:, :4], *self._size(prepared), self.image_input)
@@ -157,6 +157,12 @@ class Detect(ExplainedTask[DetectOptions]):
     def _size(self, prepared: Prepared) -> tuple[int, int]:
         picture = prepared.picture
         return (self.image_input.width, self.image_input.height) if picture is None else (picture.width, picture.height)
+
+
+def _numbers(rows: NDArray[Any]) -> NDArray[Any]:
+    """Those of the rows [K,6] whose score and class are finite numbers."""
+    found: NDArray[Any] = rows[np.isfinite(rows[:, 4:]).all(axis=1)]
+    return found
 
 
 def _named(row: NDArray[np.generic]) -> Named:

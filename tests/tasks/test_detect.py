@@ -119,6 +119,9 @@ def test_of_equal_scores_the_first_row_comes_first(detector: Asked) -> None:
         [0, 0, 4, 4, -0.9, 0],
         [0, 0, 4, 4, np.nan, 0],
         [np.nan, 0, 4, 4, 0.9, 0],
+        [0, 0, 4, 4, np.inf, 0],
+        [0, 0, 4, 4, 0.9, np.inf],
+        [0, 0, 4, 4, 0.9, np.nan],
     ],
 )
 def test_rows_that_are_no_object_in_the_picture_are_left_out(detector: Asked, row: list[float]) -> None:
