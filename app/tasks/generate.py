@@ -130,11 +130,11 @@ class Generate(Task[GenerateOptions]):
             return None
         if isinstance(label, str) and label in self.labels:
             return self.labels.index(label)
-        text = str(label)[:64]
-        number = int(text) if text.isascii() and text.isdecimal() else -1
+        text = str(label)
+        number = int(text) if len(text) < 10 and text.isascii() and text.isdecimal() else -1
         if 0 <= number < len(self.labels):
             return number
-        raise InvalidOption(f"class: {text!r} is neither a label nor an index; labels: {_all(self.labels)}.")
+        raise InvalidOption(f"class: {text[:64]!r} is neither a label nor an index; labels: {_all(self.labels)}.")
 
 
 def positions(count: int) -> list[float]:
