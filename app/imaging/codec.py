@@ -129,6 +129,8 @@ class Picture:
             ) from error
 
     def _upright(self, opened: ImageFile.ImageFile, keep_grey: bool) -> Image.Image:
+        if self.format == "png":
+            _scale_transparent(opened, depth=self._data[24])
         image = _to_rgb(opened, keep_grey)
         turn = _TRANSPOSE.get(self._orientation)
         return image if turn is None else image.transpose(turn)
@@ -223,6 +225,17 @@ def _orientation(opened: ImageFile.ImageFile) -> int:
     except _BROKEN:
         return 1
     return value if value in _TRANSPOSE else 1
+
+
+def _scale_transparent(image: Image.Image, depth: int) -> None:
+    """Bring the grey or colour that a PNG marks as transparent (W3C PNG 3, section 11.3.1.1) to the 8 bits that its
+    pixels are decoded to: Pillow leaves it in those of the file."""
+    marked = image.info.get("transparency")
+    if isinstance(marked, int) and image.mode == "L" and depth < 8:
+        most = 2**depth - 1
+        image.info["transparency"] = (marked & most) * 255 // most
+    elif isinstance(marked, tuple) and depth == 16:
+        image.info["transparency"] = tuple(value >> 8 for value in marked)
 
 
 def _to_rgb(image: Image.Image, keep_grey: bool = False) -> Image.Image:

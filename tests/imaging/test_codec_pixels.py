@@ -135,6 +135,22 @@ def test_one_transparent_grey_is_shown_on_white() -> None:
     assert decode(save(GREY, "PNG", transparency=0))[0, 0].tolist() == [255, 255, 255]
 
 
+@pytest.mark.parametrize(
+    ("depth", "colour", "row", "marked", "seen"),
+    [
+        (1, 0, b"\x80", b"\0\0", [255, 255]), (1, 0, b"\x80", b"\0\1", [255, 0]),
+        (2, 0, b"\x60", b"\0\1", [255, 170]), (4, 0, b"\x5f", b"\0\5", [255, 255]), (4, 0, b"\x45", b"\0\5", [68, 255]),
+        (8, 0, b"\5\6", b"\0\5", [255, 6]), (4, 0, b"\x5f", b"\1\5", [255, 255]),
+        (16, 2, b"\0\1\0\2\0\3\x30\1\x30\2\x30\3", b"\x30\1\x30\2\x30\3", [0, 255]),
+    ],
+)  # fmt: skip
+def test_what_a_png_of_any_depth_marks_transparent_is_shown_on_white(
+    depth: int, colour: int, row: bytes, marked: bytes, seen: list[int]
+) -> None:
+    found = decode(png(2, 1, depth, colour, zlib.compress(b"\0" + row), chunk(b"tRNS", marked)))
+    assert found[0, :, 0].tolist() == seen
+
+
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])
 def test_sixteen_bit_grey_keeps_its_high_byte(form: str) -> None:
     values = np.array([[0, 255, 256, 0x1234, 0x7FFF, 0x8000, 0xFFFF]], dtype=np.uint16)
