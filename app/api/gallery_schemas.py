@@ -1,6 +1,6 @@
 """What goes into the routes of galleries and comes out of them."""
 
-import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Final, TypeVar
 
 import orjson
@@ -14,6 +14,8 @@ from app.manifest import explain
 
 OptionsT = TypeVar("OptionsT", bound=BaseModel)
 
+_MAX_DEPTH: Final = 100
+
 OWNER: Final = (
     "Id of the key that made the gallery, for administrators; without it their own, or the only one so named."
 )
@@ -24,9 +26,23 @@ def _parsed(value: object) -> object:
     if not isinstance(value, str):
         return value
     try:
-        return json.loads(value)
+        return orjson.loads(value)
     except ValueError:
         raise ValueError("write a JSON object") from None
+
+
+def _shallow(value: dict[str, Any]) -> dict[str, Any]:
+    """Within an answer it stands a few levels deeper, and writers of JSON end at some 250."""
+    level: list[Any] = [value]
+    for _ in range(_MAX_DEPTH + 1):
+        level = [part for one in level for part in _parts(one)]
+    if level:
+        raise ValueError(f"at most {_MAX_DEPTH} objects and lists stand one within another")
+    return value
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def _small(value: dict[str, Any]) -> dict[str, Any]:
@@ -35,7 +51,7 @@ def _small(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
-Metadata = Annotated[dict[str, Any], BeforeValidator(_parsed), AfterValidator(_small)]
+Metadata = Annotated[dict[str, Any], BeforeValidator(_parsed), AfterValidator(_shallow), AfterValidator(_small)]
 
 
 class _Asked(Target):

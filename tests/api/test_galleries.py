@@ -172,6 +172,43 @@ def test_options_that_are_unknown_or_out_of_range_are_refused(
 
 def test_more_vectors_than_the_operator_allows_are_refused(service: Service) -> None:
     files = [("file", ("a", save(ANNA)))] * 20
+@pytest.mark.parametrize(
+    "metadata",
+    ['{"a":"\\ud800"}', '{"a":' + "[" * 101 + "]" * 101 + "}", '{"a":' + "[" * 1500 + "]" * 1500 + "}", '{"a":NaN}'],
+)
+def test_metadata_that_cannot_be_told_again_is_refused(service: Service, metadata: str) -> None:
+    assert refused(put(service, "faces/anna", ANNA, params={"metadata": metadata})) == (422, "invalid-option")
+    assert refused(service.get("/galleries/faces")) == (404, "gallery-not-found")
+
+
+def test_metadata_as_deep_as_may_be_is_told_by_every_route(service: Service) -> None:
+    deep: dict[str, Any] = {"a": None}
+    for _ in range(99):
+        deep = {"a": deep}
+    images = [base64.b64encode(save(ANNA)).decode()]
+    answer = service.ask("PUT", "/galleries/faces/anna", json={"images": images, "metadata": {"deeper": deep}})
+    assert refused(answer) == (422, "invalid-option")
+    assert (
+        service.ask("PUT", "/galleries/faces/anna", json={"images": images, "metadata": deep}).json()["metadata"]
+        == deep
+    )
+    found = service.post("/galleries/faces/search", save(ANNA)).json()["results"][0]["matches"][0]
+    assert found["metadata"] == service.get("/galleries/faces").json()["entries"][0]["metadata"] == deep
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b'{"model": "\xff"}', b"[" * 100_000, b"[]"])
+def test_settings_that_are_no_object_of_json_are_refused_as_such(service: Service, body: bytes) -> None:
+    answer = service.ask("PUT", "/galleries/faces", content=body, headers={"content-type": "application/json"})
+    assert refused(answer) == (400, "invalid-request")
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
+def test_settings_sent_as_something_else_than_json_are_told_how_to_be_sent(service: Service) -> None:
+    answer = service.ask("PUT", "/galleries/faces", content=b'{"threshold": 0.5}')
+    assert refused(answer) == (400, "invalid-request")
+    assert "Content-Type: application/json" in answer.json()["detail"]
+
+
     for name in ("a", "b", "b"):
         assert service.ask("PUT", f"/galleries/faces/{name}", files=files).status_code == 200
     assert refused(put(service, "faces/c", ANNA)) == (409, "gallery-full")
