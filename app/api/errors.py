@@ -68,6 +68,7 @@ _PASSING: Final = (
     errors.TooManyConnections,
 )
 """What waiting helps against."""
+_NO_OBJECT: Final = "The body is no JSON object: send {...} with Content-Type: application/json."
 
 
 def status_of(error: ServiceError) -> int:
@@ -117,7 +118,11 @@ def refusal(request: Request, error: Exception) -> ServiceError:
         return error
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
+        if first["type"] == "json_invalid" or first["loc"] == ("body",):
+            return errors.InvalidRequest(_NO_OBJECT)
         return errors.InvalidOption(f"{first['loc'][-1]}: {first['msg']}.")
+    if isinstance(error, HTTPException) and error.status_code == 400:  # bytes of which no text can be made
+        return errors.InvalidRequest(_NO_OBJECT)
     if isinstance(error, HTTPException) and error.status_code == 405:
         allowed = (error.headers or {}).get("Allow", "")
         return errors.MethodNotAllowed(request.method, allowed.replace("GET", "GET, HEAD"))

@@ -33,6 +33,7 @@ from app.errors import (
     GalleryFull,
     GalleryNotFound,
     InvalidOption,
+    InvalidRequest,
     ModelNotFound,
     NotReady,
     Overloaded,
@@ -81,7 +82,7 @@ def _add_galleries(router: APIRouter, calls: GalleryCalls, answers: GalleryAnswe
 
     @router.put(
         "/galleries/{gallery}", summary="Make a gallery, or set its threshold",
-        responses=refusals((*_ANY, GalleryConflict, GalleryFull, ModelNotFound, NotReady, WrongTask)),
+        responses=refusals((*_ANY, InvalidRequest, GalleryConflict, GalleryFull, ModelNotFound, NotReady, WrongTask)),
         openapi_extra={"requestBody": {"content": {"application/json": {"example": {"threshold": 0.6}}}}},
     )  # fmt: skip
     async def configure(request: Request, name: GalleryName, settings: GallerySettings) -> GalleryInfo:
