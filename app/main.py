@@ -38,7 +38,7 @@ from app.api.repository_routes import repository_routes
 from app.api.system_routes import is_ready, system_routes
 from app.api.task_routes import Limits, task_endpoints, task_routes
 from app.drain import Drain
-from app.errors import InvalidSettings, Overloaded, ServiceError
+from app.errors import InvalidSettings, ServiceError
 from app.galleries.galleries import Galleries
 from app.imaging.budget import Budget
 from app.imaging.codec import Decoder
@@ -319,7 +319,7 @@ def _application(
     infer = InferEndpoint(registry, limits, settings.max_body_bytes)
 
     async def count_vectors() -> None:
-        with suppress(Overloaded):  # then it is as it was when somebody asked before
+        with suppress(ServiceError):  # then it is as it was when somebody asked before
             metrics.gallery_vectors = await galleries.total()
 
     def direct(path: str) -> Direct | None:

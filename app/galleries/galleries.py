@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from app.errors import GalleryNotFound, ImagoError
+from app.errors import GalleryNotFound, ImagoError, InternalError
 from app.galleries import catalogue, changes
 from app.galleries.database import Database
 from app.galleries.holding import Holding
@@ -131,9 +131,13 @@ class Galleries:
         return gallery, found
 
     def total(self) -> int:
-        """Vectors of all galleries."""
-        with self._database.reading() as connection:
-            return catalogue.total(connection)
+        """Vectors of all galleries. Raises `InternalError` where they cannot be read."""
+        try:
+            with self._database.reading() as connection:
+                return catalogue.total(connection)
+        except sqlite3.Error:
+            logger.exception("the vectors of galleries cannot be counted")
+            raise InternalError from None
 
     def resume(self) -> None:
         """Finish what a process that was killed has begun to delete; what fails is tried again by the next deletion."""

@@ -2,7 +2,9 @@
 
 import base64
 import json
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -170,8 +172,6 @@ def test_options_that_are_unknown_or_out_of_range_are_refused(
     assert sentence in answer.json()["detail"]
 
 
-def test_more_vectors_than_the_operator_allows_are_refused(service: Service) -> None:
-    files = [("file", ("a", save(ANNA)))] * 20
 @pytest.mark.parametrize(
     "metadata",
     ['{"a":"\\ud800"}', '{"a":' + "[" * 101 + "]" * 101 + "}", '{"a":' + "[" * 1500 + "]" * 1500 + "}", '{"a":NaN}'],
@@ -209,12 +209,24 @@ def test_settings_sent_as_something_else_than_json_are_told_how_to_be_sent(servi
     assert "Content-Type: application/json" in answer.json()["detail"]
 
 
+def test_more_vectors_than_the_operator_allows_are_refused(service: Service) -> None:
+    files = [("file", ("a", save(ANNA)))] * 20
     for name in ("a", "b", "b"):
         assert service.ask("PUT", f"/galleries/faces/{name}", files=files).status_code == 200
     assert refused(put(service, "faces/c", ANNA)) == (409, "gallery-full")
     assert refused(put(service, "others/c", ANNA)) == (409, "gallery-full")
     service.ask("DELETE", "/galleries/faces/a")
     assert put(service, "faces/c", ANNA).status_code == 200
+
+
+def test_metrics_are_told_where_galleries_cannot_be_read(models: Path, tmp_path: Path) -> None:
+    service = Service(Settings(models=models, galleries=tmp_path, device="cpu", threads=1))
+    put(service, "faces/anna", ANNA)
+    assert service.metric("imago_gallery_vectors") == {"": 1}
+    with closing(sqlite3.connect(tmp_path / "galleries.sqlite3")) as other, other:
+        other.execute("DROP TABLE galleries")
+    assert service.metric("imago_gallery_vectors") == {"": 1}
+    service.close()
 
 
 def test_a_gallery_is_bound_to_the_version_whose_embeddings_it_holds(tmp_path: Path) -> None:
