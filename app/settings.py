@@ -91,7 +91,9 @@ class Settings(BaseSettings):
     )
     jobs_max_count: int = Field(100, ge=1, le=10_000, description="Most jobs that are kept, ended or not.")
     jobs_max_disk_bytes: int = Field(4 * 2**30, ge=1024, description="Most bytes that all jobs take on the disk.")
-    jobs_keep_seconds: float = Field(86_400.0, gt=0, description="Time that a job is kept after its end.")
+    jobs_keep_seconds: float = Field(
+        86_400.0, gt=0, le=3_155_760_000, description="Time that a job is kept after its end."
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe line logged.")
     log_format: Literal["text", "json"] = Field("text", description="Form of log lines.")
 

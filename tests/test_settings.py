@@ -46,6 +46,8 @@ def test_an_unknown_variable_is_refused_and_the_nearest_named(monkeypatch: pytes
         ({"formats": "png,jpg"}, "formats: 'jpg' is no format; did you mean 'jpeg'"),
         ({"default_models": "classify"}, "default_models: write task=model"),
         ({"max_pixels": "100000000"}, "max_pixels: Input should be less than or equal to 89478485"),
+        ({"jobs_keep_seconds": "1e12"}, "jobs_keep_seconds: Input should be less than or equal to"),
+        ({"jobs_keep_seconds": "inf"}, "jobs_keep_seconds: Input should be less than or equal to"),
         ({"prot": "1"}, "'prot' is unknown; did you mean 'port'"),
     ],
 )
