@@ -4,6 +4,7 @@ Methods block for as long as a disk does: event loops call them in threads. Each
 connection crosses a thread or a fork.
 """
 
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -32,6 +33,8 @@ PRAGMA user_version = {_VERSION};
 """
 _LOCKED_SECONDS: Final = 10.0
 """How long a write waits for those of other processes."""
+_IDENTITY: Final = re.compile("[0-9a-f]{32}")
+"""What names the folder of a job."""
 _ARRIVAL_SECONDS: Final = 3 * 3600.0
 """What takes longer to come is given up: whoever took it in is gone."""
 
@@ -149,7 +152,8 @@ class JobStore:
         overdue = "WHERE ended < ? OR (state = ? AND created < ?)"
         for job in self._select(overdue, now - self.bounds.keep_seconds, ARRIVING, now - _ARRIVAL_SECONDS):
             self.remove(job)
-        there = [path for path in self.folder.iterdir() if path.is_dir()]  # before the jobs: those come first
+        # Before the jobs, which come first. What else lies here is somebody else's.
+        there = [path for path in self.folder.iterdir() if _IDENTITY.fullmatch(path.name) and path.is_dir()]
         known = {job.id for job in self._select("")}
         for path in there:
             if path.name not in known:

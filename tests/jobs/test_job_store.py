@@ -103,15 +103,36 @@ def test_cleaning_removes_what_is_over_and_nothing_else(tmp_path: Path) -> None:
     store = opened(tmp_path, clock)
     kept = [ended(store, "old"), arrived(store, "waiting", clock)]
     store.admit(job("broken", clock))
-    (tmp_path / "orphan").mkdir()
+    for name in ("0123456789abcdef" * 2, "models", "lost+found"):
+        (tmp_path / name).mkdir()
     clock.now += 59
     store.clean()
     assert {one.id for one in store.all()} == {one.id for one in kept}
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"old", "waiting", "broken"}
+    others = {"models", "lost+found"}
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"old", "waiting", "broken", *others}
     clock.now += 3 * 3600
     store.clean()
     assert [one.id for one in store.all()] == ["waiting"]
-    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["waiting"]
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {"waiting", *others}
+
+
+def test_a_job_that_has_ended_is_neither_started_nor_ended_again_by_who_looked_it_up_before(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    done = ended(store, "one")
+    before = replace(done, state="running", ended=None, answered=2)
+    assert not store.start(before)
+    assert not store.progress(before, 2, 0)
+    store.spoil(before, NotReady("Its files are damaged."))
+    assert store.find("one") == done
+    assert len(store.path(done, RESULTS).read_bytes()) == 70
+
+
+def test_a_job_for_which_there_can_be_no_folder_takes_no_room(tmp_path: Path) -> None:
+    store = opened(tmp_path)
+    (tmp_path / "one").write_bytes(b"")
+    with pytest.raises(FileExistsError):
+        store.admit(job("one", size=250))
+    store.admit(job("two", size=250))
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:
