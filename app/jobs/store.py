@@ -115,15 +115,16 @@ class JobStore:
         return self._select("WHERE state IN (?, ?) ORDER BY created", WAITING, RUNNING)
 
     def start(self, job: BackgroundJob) -> bool:
-        """It runs now; False where it was removed."""
+        """It runs now; False where it was removed, or has ended since it was looked up."""
         return self._change(job, state=RUNNING, started=job.started or self._clock())
 
     def progress(self, job: BackgroundJob, answered: int, failed: int) -> bool:
-        """It has come so far; False where it was removed."""
+        """It has come so far; False where it was removed, or has ended."""
         return self._change(job, answered=answered, failed=failed)
 
     def end(self, job: BackgroundJob, answered: int, failed: int, error: ServiceError | None) -> None:
-        """Nothing more is done for it. Its results have been written; what they were made from is removed."""
+        """Nothing more is done for it, unless it has ended already. Its results have been written; what they were made
+        from is removed."""
         size = self.path(job, RESULTS).stat().st_size
         code, detail = (None, None) if error is None else (error.code, error.detail)
         state = DONE if error is None else FAILED
@@ -160,10 +161,12 @@ class JobStore:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _change(self, job: BackgroundJob, **values: object) -> bool:
-        """Set some columns of a job; False where it is not there (any more)."""
+        """Set some columns of a job; False where it is not there (any more), or has ended: whoever looked it up before
+        that takes back nothing."""
         columns = ", ".join(f"{name} = ?" for name in values)
         with self._writing() as db:
-            changed = db.execute(f"UPDATE jobs SET {columns} WHERE id = ?", (*values.values(), job.id))  # noqa: S608
+            unended = f"UPDATE jobs SET {columns} WHERE id = ? AND ended IS NULL"  # noqa: S608 - our own names
+            changed = db.execute(unended, (*values.values(), job.id))
         return changed.rowcount == 1
 
     def _select(self, where: str, *values: object) -> list[BackgroundJob]:
