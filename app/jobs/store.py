@@ -85,7 +85,11 @@ class JobStore:
                 raise TooManyJobs
             marks = ", ".join("?" * len(fields(job)))
             db.execute(f"INSERT INTO jobs ({_COLUMNS}) VALUES ({marks})", astuple(job))  # noqa: S608 - our own names
-        self.path(job, "").mkdir(mode=0o700)
+        try:
+            self.path(job, "").mkdir(mode=0o700)
+        except OSError:
+            self.remove(job)  # else its bytes would be kept for it until it is overdue
+            raise
 
     def arrived(self, job: BackgroundJob, pictures: int, every: bool) -> None:
         """All pictures of a job have come, and perhaps options between them: it may run."""
