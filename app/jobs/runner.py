@@ -30,7 +30,7 @@ from app.errors import (
     ServiceError,
 )
 from app.jobs.job import BackgroundJob
-from app.jobs.store import JOURNAL, PICTURES, RESULTS, JobStore
+from app.jobs.store import JOURNAL, LOCK, PICTURES, RESULTS, JobStore
 from app.manifest import Manifest
 from app.repository.registry import Registry
 from app.scheduling.policy import PATIENT
@@ -93,7 +93,7 @@ class JobRunner:
 
     async def run(self) -> None:
         """Run jobs until cancelled; they go on where they stood when another process, or the next one, runs them."""
-        with (self._store.folder / "lock").open("ab") as lock:
+        with (self._store.folder / LOCK).open("ab") as lock:
             while not _is_ours(lock):  # noqa: ASYNC110 - another process holds it, and tells nobody of its end
                 await asyncio.sleep(_LOOK_SECONDS)
             try:

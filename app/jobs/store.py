@@ -19,6 +19,8 @@ from app.jobs.job import ARRIVING, DONE, FAILED, RUNNING, WAITING, BackgroundJob
 PICTURES: Final = "pictures.zip"
 JOURNAL: Final = "journal.jsonl"
 RESULTS: Final = "results.jsonl"
+LOCK: Final = "jobs.lock"
+"""Galleries have a file `lock`, and may be kept in the same folder."""
 _FILE: Final = "jobs.sqlite3"
 _VERSION: Final = 1
 _COLUMNS: Final = ", ".join(field.name for field in fields(BackgroundJob))
@@ -31,10 +33,10 @@ CREATE TABLE jobs (
 ) STRICT;
 PRAGMA user_version = {_VERSION};
 """
-_LOCKED_SECONDS: Final = 10.0
-"""How long a write waits for those of other processes."""
 _IDENTITY: Final = re.compile("[0-9a-f]{32}")
 """What names the folder of a job."""
+_LOCKED_SECONDS: Final = 10.0
+"""How long a write waits for those of other processes."""
 _ARRIVAL_SECONDS: Final = 3 * 3600.0
 """What takes longer to come is given up: whoever took it in is gone."""
 

@@ -104,3 +104,45 @@ def test_a_caller_is_answered_before_a_job_that_waits(tmp_path: Path) -> None:
         jobs.reach(left, state="done", answered=16)
         assert jobs.service.metric("imago_queue_seconds_count") == {'{model="tiny-classifier",task="classify"}': 1}
         assert not sum(jobs.service.metric("imago_rejected_total").values())
+
+
+def test_a_job_whose_journal_another_process_still_writes_waits_for_it(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with office(models, tmp_path / "jobs") as jobs:
+        left = half_done(jobs)
+    with (tmp_path / "jobs" / str(left["id"]) / "journal.jsonl").open("ab") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        with office(models, tmp_path / "jobs") as jobs:
+            jobs.service.run(until(lambda: f"job {left['id']} pauses: Another process" in caplog.text))
+            assert jobs.status(left)["state"] == "running"
+    release(models)
+    with office(models, tmp_path / "jobs") as jobs:
+        jobs.reach(left, state="done", answered=10)
+
+
+def test_a_job_that_cannot_be_opened_for_want_of_handles_is_tried_again(
+    models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A link to itself stands for whatever the system says that will pass."""
+    with office(models, tmp_path / "jobs") as jobs:
+        left = half_done(jobs)
+    pictures = tmp_path / "jobs" / str(left["id"]) / "pictures.zip"
+    pictures.rename(tmp_path / "kept")
+    pictures.symlink_to(pictures)
+    release(models)
+    with office(models, tmp_path / "jobs") as jobs:
+        jobs.service.run(until(lambda: f"job {left['id']} pauses" in caplog.text))
+        assert jobs.status(left)["state"] == "running"
+    pictures.unlink()
+    (tmp_path / "kept").rename(pictures)
+    with office(models, tmp_path / "jobs") as jobs:
+        jobs.reach(left, state="done", answered=10)
+
+
+def test_jobs_and_galleries_share_a_folder(tmp_path: Path) -> None:
+    make_classifier(tmp_path / "models")
+    with office(tmp_path / "models", tmp_path / "kept", galleries=tmp_path / "kept") as jobs:
+        jobs.reach(jobs.leave(reds(1)), state="done")
+        with office(tmp_path / "models", tmp_path / "kept", galleries=tmp_path / "kept") as others:
+            assert others.service.get("/galleries").json() == {"galleries": []}
