@@ -19,13 +19,18 @@ infer to give it back."""
 
 
 class Journal:
+class JournalHeld(InvalidBatch):
+    """Another process writes a journal now."""
+
+
     """The journal of one run, locked while it is open."""
 
     def __init__(self, path: Path, run: JsonObject) -> None:
         """Open the journal of a run, or begin it.
 
         Raises:
-            InvalidBatch: it is of a run that asked something else, or another process writes it now.
+            InvalidBatch: it is of a run that asked something else.
+            JournalHeld: another process writes it now.
             OSError: it cannot be written.
         """
         self.path = path
@@ -98,7 +103,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise InvalidBatch(f"Another process writes {self.path}: wait for its end, or stop it.") from None
+            raise JournalHeld(f"Another process writes {self.path}: wait for its end, or stop it.") from None
 
     def _begin(self, run: JsonObject) -> None:
         head = orjson.dumps(run, option=orjson.OPT_SORT_KEYS) + b"\n"

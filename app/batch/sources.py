@@ -47,6 +47,12 @@ class Zip:
     """Members of a zip file: those that are pictures by their names, or every one."""
 
     def __init__(self, path: Path, every: bool = False) -> None:
+        """Open it.
+
+        Raises:
+            InvalidBatch: it is no zip, or damaged.
+            OSError: it cannot be read now.
+        """
         self._path = path
         self._open()
         self.names = sorted(name for name in self._sizes if every or is_picture(name))
@@ -54,7 +60,7 @@ class Zip:
     def _open(self) -> None:
         try:
             self._zip = zipfile.ZipFile(self._path)
-        except (OSError, zipfile.BadZipFile) as error:
+        except zipfile.BadZipFile as error:
             raise InvalidBatch(f"{self._path} cannot be opened as a zip: {error}.") from None
         self._sizes = {info.filename: info.file_size for info in self._zip.infolist()}
 
@@ -89,13 +95,20 @@ def open_source(text: str) -> Source:
         files = (file for file in path.rglob("*") if is_picture(file.name) and file.is_file())
         found = Files(text, sorted(file.relative_to(path).as_posix() for file in files))
     elif path.is_file() and zipfile.is_zipfile(path):
-        found = Zip(path)
+        found = _zip(path)
     else:
         matches = glob.glob(text, recursive=True)  # noqa: PTH207 - a pattern may begin anywhere
         found = Files("", sorted({match for match in matches if os.path.isfile(match)}))  # noqa: PTH113 - as above
     if not found.names:
         raise InvalidBatch(f"{text!r} is no folder and no zip with pictures in it, and no pattern that matches files.")
     return found
+
+
+def _zip(path: Path) -> Zip:
+    try:
+        return Zip(path)
+    except OSError as error:
+        raise InvalidBatch(f"{path} cannot be opened as a zip: {error}.") from None
 
 
 def read_at_most(source: Source, name: str, most: int) -> bytes:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import IO, Final, Protocol
 
 from app.batch.answering import Answering
-from app.batch.journal import Journal
+from app.batch.journal import Journal, JournalHeld
 from app.batch.outputs import write_output
 from app.batch.records import Record
 from app.batch.run import Note, answer_all
@@ -144,11 +144,12 @@ class JobRunner:
                     await self._answer(work)
                 finally:
                     work.journal.close()
-        except InvalidBatch as error:
-            logger.error("the files of job %s are damaged: %s", job.id, error)
-            await asyncio.to_thread(self._store.spoil, job, InternalError())
         except Exception as error:  # whatever one job trips over, the others go on, and this one later
-            known = isinstance(error, OSError | sqlite3.Error)
+            if _is_damage(error):
+                logger.error("the files of job %s are damaged: %s", job.id, error)
+                await asyncio.to_thread(self._store.spoil, job, InternalError())
+                return
+            known = isinstance(error, OSError | sqlite3.Error | JournalHeld)
             logger.error("job %s pauses: %s", job.id, error, exc_info=None if known else error)
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -256,6 +257,11 @@ class _Answerer(Answering):
             return servable.manifest, await servable.predict(data, self._options, PATIENT)
         finally:
             servable.free()
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether a job failed over its files: not over a disk that is full, or too many open files, which will pass."""
+    return isinstance(error, InvalidBatch | FileNotFoundError) and not isinstance(error, JournalHeld)
 
 
 def _is_ours(lock: IO[bytes]) -> bool:

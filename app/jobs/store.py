@@ -142,7 +142,9 @@ class JobStore:
             self.path(job, name).unlink(missing_ok=True)
 
     def spoil(self, job: BackgroundJob, error: ServiceError) -> None:
-        """Its files are damaged: nothing can be done for it."""
+        """Its files are damaged: nothing can be done for it, if it is still there."""
+        if not self.has(job):
+            return
         self.path(job, RESULTS).parent.mkdir(mode=0o700, exist_ok=True)
         self.path(job, RESULTS).touch()
         self.end(job, job.answered, job.failed, error)

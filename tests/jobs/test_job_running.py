@@ -1,6 +1,7 @@
 """Jobs that are interrupted: by a stop, by their owner, by a model that is gone. The models gather batches of four and
 hold the rest, so that a test knows how far a job is."""
 
+import fcntl
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from tests.batch.pictures import plain
 from tests.jobs.boxes import GATHERING, Office, best, box, office, reds
 from tests.make_models import make_classifier
+from tests.processes.scenario import until
 
 
 @pytest.fixture
