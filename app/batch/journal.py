@@ -1,5 +1,6 @@
 """What was answered so far, on disk: one line a picture, appended as it is answered, so that a run that was killed goes
-on where it stood. The first line says what the run is; a line that was cut short is dropped."""
+on where it stood. The first line says what the run is; a line that was cut short or is none, and what follows it, is
+dropped."""
 
 import fcntl
 import os
@@ -18,11 +19,11 @@ _DELAY = 0.25
 infer to give it back."""
 
 
-class Journal:
 class JournalHeld(InvalidBatch):
     """Another process writes a journal now."""
 
 
+class Journal:
     """The journal of one run, locked while it is open."""
 
     def __init__(self, path: Path, run: JsonObject) -> None:
@@ -127,9 +128,12 @@ class JournalHeld(InvalidBatch):
 
     def _read(self, lines: Iterable[bytes]) -> None:
         for line in lines:
-            if not line.endswith(b"\n"):
+            try:
+                entry = orjson.loads(line) if line.endswith(b"\n") else None
+            except orjson.JSONDecodeError:  # a machine that lost its power leaves zeros for what was on its way
+                entry = None
+            if entry is None:
                 return
-            entry = orjson.loads(line)
             self._note(entry["file"], entry["error"]["code"] if "error" in entry else "", len(line))
 
     def _note(self, name: str, error: str, length: int) -> None:

@@ -60,6 +60,21 @@ def test_a_line_that_was_cut_short_is_dropped_and_answered_again(
     assert [orjson.loads(line)["file"] for line in path.read_bytes().splitlines()[1:]] == ["a", "b", "c"]
 
 
+def test_a_line_that_is_none_is_dropped_with_what_follows_and_answered_again(
+    opened: Callable[..., Journal], tmp_path: Path
+) -> None:
+    path = tmp_path / "journal"
+    journal = opened()
+    journal.append(records("a", "b", "c"))
+    journal.close()
+    head, first, second, third = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(head + first + bytes(len(second) - 1) + b"\n" + third)
+    again = opened()
+    assert [again.waits(name) for name in "abc"] == [False, True, True]
+    again.append(records("b", "c"))
+    assert kept(again, "c", "b", "a") == ["c", "b", "a"]
+
+
 @pytest.mark.parametrize("length", [0, 1, 20])
 def test_one_that_was_killed_in_its_first_line_begins_anew(
     opened: Callable[..., Journal], tmp_path: Path, length: int
