@@ -109,7 +109,7 @@ class Galleries:
         with self._database.writing() as connection:
             gallery = catalogue.find(connection, who, name, owner)
             catalogue.hide(connection, gallery)
-        self._upkeep.delete(gallery)
+        self._upkeep.delete_hidden()
         with self._lock:
             self._holdings.pop(gallery.number, None)
 

@@ -88,22 +88,22 @@ class Upkeep:
                 "galleries: the log of the tables is read by somebody; what was deleted is overwritten later"
             )
 
-    def delete(self, gallery: Gallery) -> None:
-        """Delete all of a gallery that is hidden: first its file, then its rows, a part at a time."""
-        self._file(gallery).unlink(missing_ok=True)
-        more = True
-        while more:
-            with self._database.writing() as connection:
-                more = catalogue.delete_some(connection, gallery.number)
+    def delete_hidden(self) -> None:
+        """Delete all of the galleries that are hidden, also those whose deletion failed on its way: first their files,
+        then their rows, a part at a time."""
+        with self._database.reading() as connection:
+            hidden = catalogue.hidden(connection)
+        for gallery in hidden:
+            self._file(gallery).unlink(missing_ok=True)
+            more = True
+            while more:
+                with self._database.writing() as connection:
+                    more = catalogue.delete_some(connection, gallery.number)
         self.erase()
 
     def resume(self) -> None:
         """Finish what a process that was killed has begun: deletions, and files that nobody speaks of."""
-        with self._database.reading() as connection:
-            hidden = catalogue.hidden(connection)
-        for gallery in hidden:
-            self.delete(gallery)
-        self.erase()
+        self.delete_hidden()
         with lock(self._folder, wait=False) as alone:
             if alone:
                 self._sweep()

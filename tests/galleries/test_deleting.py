@@ -93,6 +93,18 @@ def test_a_deletion_that_was_killed_is_finished_by_whoever_starts_next(open_gall
     assert [path.name for path in folder.glob("1*")] == ["1-1.index"]
 
 
+def test_a_gallery_whose_deletion_failed_half_way_is_deleted_with_the_next_one(
+    galleries: Galleries, folder: Path
+) -> None:
+    fill(galleries, VECTORS[:30])
+    fill(galleries, VECTORS[30:60], "others")
+    with galleries._database.writing() as connection:  # as where the disk was full after that
+        connection.execute("UPDATE galleries SET name = NULL WHERE name = 'faces'")
+    galleries.delete(ME, "others", None)
+    assert traces(folder, VECTORS[GONE]) == []
+    assert galleries.total() == 0
+
+
 def test_a_gallery_that_was_half_deleted_is_deleted_by_whoever_starts_next(open_galleries: Open, folder: Path) -> None:
     killed = open_galleries()
     fill(killed, VECTORS[:30])
