@@ -149,11 +149,14 @@ def read_labels(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     """The labels of a version, one a line in the order of the graph's class indices; none without a file.
 
     Raises:
-        InvalidModel: as `read_verified`.
+        InvalidModel: as `read_verified`, or it is no text.
     """
     if LABELS not in manifest.files and not (folder / LABELS).exists():
         return ()
-    return tuple(read_verified(folder, manifest, LABELS).decode("utf-8").splitlines())
+    try:
+        return tuple(read_verified(folder, manifest, LABELS).decode("utf-8").splitlines())
+    except UnicodeDecodeError:
+        raise InvalidModel(f"{short(folder / LABELS)} is not UTF-8: write one label a line in that.") from None
 
 
 def digest(data: bytes) -> FileDigest:

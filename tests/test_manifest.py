@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.errors import InvalidModel
-from app.manifest import GRAPH, digest, read_manifest, read_verified
+from app.manifest import GRAPH, LABELS, digest, read_labels, read_manifest, read_verified
 from tests.make_models import make_classifier
 
 
@@ -55,3 +55,12 @@ def test_a_file_of_weights_must_be_no_link_and_nothing_else(tmp_path: Path, kind
         (folder / "weights.bin").mkdir()
     with pytest.raises(InvalidModel, match="cannot be read"):
         read_verified(folder, manifest, "weights.bin", own=True)
+
+
+def test_labels_in_another_encoding_than_utf_8_are_told_as_such(tmp_path: Path) -> None:
+    folder = version(tmp_path)
+    (folder / LABELS).write_bytes("Käse\n".encode("latin-1"))
+    manifest = read_manifest(folder)
+    listed = {**manifest.files, LABELS: digest((folder / LABELS).read_bytes())}
+    with pytest.raises(InvalidModel, match=r"labels\.txt is not UTF-8"):
+        read_labels(folder, manifest.model_copy(update={"files": listed}))
