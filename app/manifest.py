@@ -112,12 +112,14 @@ def read_manifest(folder: Path) -> Manifest:
     """
     path = folder / MANIFEST
     try:
-        return Manifest.model_validate(json.loads(path.read_bytes()))
+        found = json.loads(path.read_bytes())
+        json.dumps(found, ensure_ascii=False).encode()  # halves of surrogate pairs can be told to nobody
+        return Manifest.model_validate(found)
     except OSError as error:
         raise InvalidModel(f"{short(path)} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         raise InvalidModel(f"{short(path)}: {explain(error, Manifest)}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{short(path)} is not JSON: {error}") from error
 
 

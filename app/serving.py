@@ -117,7 +117,7 @@ def read_serving(folder: Path) -> ServingConfig:
         raise InvalidModel(f"{short(path)} cannot be read: {error.strerror}.") from None
     except ValidationError as error:
         raise InvalidModel(f"{short(path)}: {explain(error, _part(error))}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidModel(f"{short(path)} is not TOML: {error}") from error
 
 

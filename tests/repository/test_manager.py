@@ -79,6 +79,15 @@ def test_other_choices_for_a_version_open_it_anew(tmp_path: Path) -> None:
 
 
 def damage_graph(version: Path) -> None:
+def nest_manifest(version: Path) -> None:
+    (version / "manifest.json").write_text("[" * 100_000)
+
+
+def halve_a_pair(version: Path) -> None:
+    path = version / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "description": "\ud800"}))
+
+
     (version / "model.onnx").write_bytes(b"no graph")
 
 
@@ -96,6 +105,8 @@ def break_serving(version: Path) -> None:
         (damage_graph, "not the file that was exported", {2: "failed", 1: "ready"}),
         (damage_manifest, "manifest.json is not JSON", {2: "failed", 1: "ready"}),
         (break_serving, "did you mean 'versions'", {1: "ready"}),
+        (nest_manifest, "manifest.json is not JSON", {2: "failed", 1: "ready"}),
+        (halve_a_pair, "manifest.json is not JSON", {2: "failed", 1: "ready"}),
     ],
 )
 def test_a_broken_new_version_leaves_the_old_one_serving_and_says_why(

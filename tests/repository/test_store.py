@@ -70,6 +70,7 @@ def test_a_chosen_version_that_is_not_there_is_named(tmp_path: Path) -> None:
         ("max_batch_size = 0", "greater than or equal to 1"),
         ("max_batch_size = ", "is not TOML"),
         ('versions = "newest"', "latest"),
+        ("versions = " + "[" * 20_000, "is not TOML"),
     ],
 )
 def test_a_broken_configuration_breaks_that_model_alone(tmp_path: Path, text: str, sentence: str) -> None:
