@@ -1,5 +1,6 @@
 """What the engine tells of a model version, and what a worker makes of it."""
 
+import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def tell(entry: Entry, place: int) -> Told:
 
 def opened(told: Told, root: Path) -> Opening:
     """What the engine opened, whatever lies on disk by now."""
-    manifest = Manifest.model_validate(told["opening"]["manifest"])
+    manifest = Manifest.model_validate(json.loads(told["opening"]["manifest"]))
     serving = ServingConfig.model_validate(told["opening"]["serving"])
     return Opening(root / manifest.name / str(manifest.version), manifest, serving)
 
@@ -56,7 +57,9 @@ def heard(told: Told) -> Running:
 
 
 def _opening(opening: Opening) -> Told:
-    return {"manifest": opening.manifest.model_dump(mode="json"), "serving": opening.serving.model_dump(mode="json")}
+    """Manifests may hold what messages do not: NaN for a score that there is none of, and numbers of any length."""
+    manifest = json.dumps(opening.manifest.model_dump(mode="json"))
+    return {"manifest": manifest, "serving": opening.serving.model_dump(mode="json")}
 
 
 def _running(running: Running) -> Told:

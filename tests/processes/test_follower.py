@@ -1,6 +1,7 @@
 """A worker has the models that its engine has: it opens the small ones itself, and keeps them when the engine dies."""
 
 import asyncio
+import json
 import logging
 import shutil
 import threading
@@ -279,7 +280,7 @@ def opened_anew(root: Path, told: Told, version: int, state: str) -> Told:
     """What an engine tells of another version of the same model, that is on disk."""
     manifest = read_manifest(root / told["name"] / str(version))
     opening = Opening(root, manifest, ServingConfig.model_validate(told["opening"]["serving"]))
-    dumped = {**told["opening"], "manifest": manifest.model_dump(mode="json")}
+    dumped = {**told["opening"], "manifest": json.dumps(manifest.model_dump(mode="json"))}
     return {**told, "version": version, "state": state, "opening": dumped, "key": opening.key}
 
 

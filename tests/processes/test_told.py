@@ -1,6 +1,8 @@
 """What the engine tells of a version arrives as it was, through JSON."""
 
 import asyncio
+import json
+import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,7 +13,7 @@ import orjson
 import pytest
 
 from app.imaging.codec import Decoder
-from app.processes.told import heard, tell
+from app.processes.told import heard, opened, tell
 from app.repository.registry import Registry
 from app.servable import Resources, open_servable
 from app.telemetry.metrics import Metrics
@@ -46,6 +48,22 @@ def test_how_a_version_runs_arrives_as_it_is(tmp_path: Path, serving: str) -> No
         assert [told[word] for word in ("name", "version", "state", "reason", "place")] == [
             "tiny-generator", 1, "ready", "", 7,
         ]  # fmt: skip
+
+    with_registry(tmp_path, check)
+
+
+@pytest.mark.parametrize(
+    "figures", [{"metrics": {"map50": math.nan}}, {"training": {"loss": math.inf, "seed": 10**30}}]
+)
+def test_a_manifest_arrives_as_it_is_whatever_its_numbers(tmp_path: Path, figures: dict[str, object]) -> None:
+    path = make_classifier(tmp_path) / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **figures}))
+
+    def check(registry: Registry) -> None:
+        (entry,) = registry.entries()
+        told = orjson.loads(orjson.dumps(tell(entry, place=0)))
+        assert opened(told, tmp_path).key == entry.key == told["key"]
+        assert repr(opened(told, tmp_path).manifest) == repr(entry.manifest)
 
     with_registry(tmp_path, check)
 
