@@ -69,7 +69,8 @@ class Manager:
             await self._switch(name, serve, folder.serving.traffic)
 
     async def unload(self, name: str) -> None:
-        """Let a model answer no more; come back when no process takes requests for it.
+        """Let a model answer no more, and take what is broken of it for unloaded; come back when no process takes
+        requests for it.
 
         Raises:
             ModelNotFound: nothing of this name is known.
@@ -78,6 +79,7 @@ class Manager:
         self._look(name)
         async with self._locks[name]:
             await self._ended(name)
+            self._registry.give_up(name)
             await self._switch(name, (), Traffic())
 
     def _look(self, name: str) -> None:

@@ -207,6 +207,12 @@ class Registry:
             self.note(name, 0, "failed", reason)
         self.on_change()
 
+    def give_up(self, name: str) -> None:
+        """Take what is broken of a model for unloaded: nobody wants it to answer any more."""
+        for entry in self._entries.of(name):
+            if entry.state == "failed":
+                self.note(name, entry.version, "unloaded", "")
+
     def note(self, name: str, version: int, state: State, reason: str) -> None:
         """Keep a version that cannot answer now, and why."""
         entry = self._entries.add(Entry(name, version))

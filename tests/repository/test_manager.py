@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from app.api.system_routes import is_ready
 from app.errors import LoadRefused, ModelNotFound, NotReady
 from app.repository.manager import Nobody
 from tests.make_models import make_classifier
@@ -78,7 +79,6 @@ def test_other_choices_for_a_version_open_it_anew(tmp_path: Path) -> None:
     scenario(tmp_path, play)
 
 
-def damage_graph(version: Path) -> None:
 def nest_manifest(version: Path) -> None:
     (version / "manifest.json").write_text("[" * 100_000)
 
@@ -88,6 +88,7 @@ def halve_a_pair(version: Path) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), "description": "\ud800"}))
 
 
+def damage_graph(version: Path) -> None:
     (version / "model.onnx").write_bytes(b"no graph")
 
 
@@ -104,9 +105,9 @@ def break_serving(version: Path) -> None:
     [
         (damage_graph, "not the file that was exported", {2: "failed", 1: "ready"}),
         (damage_manifest, "manifest.json is not JSON", {2: "failed", 1: "ready"}),
-        (break_serving, "did you mean 'versions'", {1: "ready"}),
         (nest_manifest, "manifest.json is not JSON", {2: "failed", 1: "ready"}),
         (halve_a_pair, "manifest.json is not JSON", {2: "failed", 1: "ready"}),
+        (break_serving, "did you mean 'versions'", {1: "ready"}),
     ],
 )
 def test_a_broken_new_version_leaves_the_old_one_serving_and_says_why(
@@ -218,6 +219,25 @@ def test_an_unloaded_model_answers_nobody_and_can_be_loaded_again(tmp_path: Path
         await house.manager.unload(NAME)
         await house.manager.load(NAME)
         assert house.answering == 1
+
+    scenario(tmp_path, play)
+
+
+@pytest.mark.parametrize("damage", [damage_graph, damage_manifest, break_serving])
+def test_a_broken_model_that_was_unloaded_is_missed_no_more(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    make_classifier(tmp_path)
+    damage(make_classifier(tmp_path, name="another"))
+
+    async def play(house: House) -> None:
+        assert not is_ready(house.registry, strict=True, draining=False)
+        await house.manager.unload("another")
+        assert is_ready(house.registry, strict=True, draining=False)
+        assert [entry.state for entry in house.registry.describe("another")] == ["unloaded"]
+        with pytest.raises(ModelNotFound):
+            house.registry.get("classify", "another")
+        with pytest.raises(LoadRefused):
+            await house.manager.load("another")
+        assert not is_ready(house.registry, strict=True, draining=False)
 
     scenario(tmp_path, play)
 
