@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from app.errors import ServiceError
-from app.manifest import GRAPH, MANIFEST
 from app.repository.manager import Manager
 from app.repository.registry import Registry
 from app.repository.store import MODEL, VERSION
@@ -17,7 +16,8 @@ from app.serving import SERVING
 logger = logging.getLogger("imago.repository")
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-"""Path, inode, length and time of change of each file that decides what is loaded."""
+"""Path, inode, length and time of change of each file that decides what is loaded: also labels, tensors beside a graph
+and signatures, for want of which a version is refused."""
 Stamps = Mapping[str, Stamp]
 """By name of the folder."""
 
@@ -84,12 +84,18 @@ def stamps(root: Path) -> Stamps:
 
 
 def _stamp(folder: Path) -> Stamp:
-    try:
-        names = sorted(entry.name for entry in os.scandir(folder) if VERSION.fullmatch(entry.name))
-    except OSError:  # a file, gone since it was listed, or closed to this process: the others are looked at
-        return ()
-    files = [folder / SERVING, *(folder / name / file for name in names for file in (MANIFEST, GRAPH))]
+    versions = [path for path in _within(folder) if VERSION.fullmatch(path.name)]
+    files = [folder / SERVING, *(file for version in versions for file in _within(version))]
     return tuple(found for file in files if (found := _of(file)) is not None)
+
+
+def _within(folder: Path) -> list[Path]:
+    """What lies in a folder; nothing in a file, or where it is gone since it was listed, or closed to this process: the
+    others are looked at."""
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(folder))
+    except OSError:
+        return []
 
 
 def _of(file: Path) -> tuple[str, int, int, int] | None:

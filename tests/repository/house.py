@@ -25,6 +25,7 @@ class House:
     def __init__(self, root: Path, pool: ThreadPoolExecutor, followers: Followers) -> None:
         self.root = root
         self.opened: list[Servable] = []
+        self.tried: list[Path] = []
         self.metrics = Metrics()
         self.resources = Resources(Decoder(), pool, self.metrics, threads=1)
         self.opener: Opener = partial(open_servable, resources=self.resources)
@@ -32,6 +33,7 @@ class House:
         self.manager = Manager(self.registry, followers)
 
     async def _open(self, folder: Path, manifest: Manifest, serving: ServingConfig) -> Servable:
+        self.tried.append(folder)
         servable = await self.opener(folder, manifest, serving)
         self.opened.append(servable)
         return servable

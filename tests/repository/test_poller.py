@@ -118,6 +118,26 @@ def test_a_broken_version_is_tried_once_and_again_when_it_was_mended(
         scenario(tmp_path, play)
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "model.sig"])
+def test_a_version_is_tried_again_when_a_file_beside_its_graph_was_mended(tmp_path: Path, name: str) -> None:
+    make_classifier(tmp_path)
+
+    async def play(house: House) -> None:
+        poller = poller_of(house)
+        version = make_classifier(tmp_path, version=2)
+        labels = (version / "labels.txt").read_bytes()
+        (version / "labels.txt").write_bytes(b"other")
+        await look(poller)
+        assert house.states == {2: "failed", 1: "ready"}
+        tried = len(house.tried)
+        (version / name).write_bytes(labels)
+        await look(poller)
+        assert len(house.tried) == tried + 1
+        assert house.answering == (2 if name == "labels.txt" else 1)
+
+    scenario(tmp_path, play)
+
+
 def test_a_model_that_is_gone_serves_on_and_one_that_was_unloaded_stays_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
