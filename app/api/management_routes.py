@@ -4,7 +4,7 @@ Switched off unless the operator allows it: whoever may load models decides what
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Protocol, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
 
 import orjson
 from fastapi import APIRouter
@@ -40,7 +40,7 @@ class _Latest(_Strict):
 
 
 class _Specific(_Strict):
-    versions: tuple[int, ...] = Field(min_length=1)
+    versions: tuple[Annotated[int, Field(ge=1, le=999_999_999)], ...] = Field(min_length=1)
 
 
 class _VersionPolicy(_Strict):

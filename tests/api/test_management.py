@@ -85,6 +85,7 @@ def test_a_version_policy_chooses_versions_as_in_triton_s_configuration(service:
         (b'{"parameters": {"config": "{\\"name\\": \\"other\\"}"}}', "for the model 'other'"),
         (json.dumps(policy(latest={"num_versions": 2})).encode(), "num_versions"),
         (json.dumps(policy(specific={"versions": []})).encode(), "versions"),
+        (json.dumps(policy(specific={"versions": [10**30]})).encode(), "versions.0"),
     ],
 )
 def test_what_a_load_does_not_take_is_refused(service: Service, body: bytes, sentence: str) -> None:
