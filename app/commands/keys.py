@@ -39,7 +39,7 @@ def create(
     """Make a key and print its secret, which is shown only now."""
     made: list[str] = []
     now = datetime.now(UTC).replace(microsecond=0)
-    expires = None if days is None else now + timedelta(days=days)
+    expires = None if days is None else _after(now, days)
 
     def add(known: tuple[Key, ...]) -> tuple[Key, ...]:
         limits = Limits(
@@ -78,6 +78,15 @@ def revoke(file: File, identity: Annotated[str, typer.Argument(metavar="KEY", he
         return left
 
     _change(file, remove)
+
+
+def _after(now: datetime, days: float) -> datetime:
+    try:
+        return now + timedelta(days=days)
+    except (OverflowError, ValueError):
+        raise typer.BadParameter(
+            f"--days: no calendar has a day after {days:g} more; leave it out for never."
+        ) from None
 
 
 def _file(path: Path) -> KeyFile:

@@ -73,6 +73,14 @@ def test_what_cannot_be_done_is_told_and_changes_nothing(path: Path, arguments: 
     assert not path.exists() or not KeyFile(path).read()
 
 
+@pytest.mark.parametrize("days", ["1e7", "1e300", "inf"])
+def test_a_key_that_would_live_longer_than_the_calendar_is_not_made(path: Path, days: str) -> None:
+    refused = run(path, "create", "--scope", "infer", "--days", days)
+    assert refused.exit_code == 2
+    assert "no calendar" in refused.stderr
+    assert not path.exists()
+
+
 def test_a_key_without_a_scope_or_a_day_to_live_is_not_made(path: Path) -> None:
     assert run(path, "create").exit_code == 2
     assert run(path, "create", "--scope", "infer", "--days", "0").exit_code == 2
