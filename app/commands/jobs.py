@@ -59,11 +59,15 @@ def _status(console: Console) -> Callable[..., None]:
 
 def _results(console: Console) -> Callable[..., None]:
     def run(**flags: Any) -> None:
-        found = answer_of(flags, lambda client: client.jobs.results(flags["job"]))
+        async def fetch(client: AsyncClient) -> bytes:
+            found = await client.jobs.results(flags["job"])
+            if flags["out"] is not None:
+                flags["out"].write_bytes(found)
+            return found
+
+        found = answer_of(flags, fetch)
         if flags["out"] is None:
             console.out(found.decode().removesuffix("\n"), highlight=False)
-        else:
-            flags["out"].write_bytes(found)
 
     where = typer.Option(help="File to write; without it they are printed.", metavar="FILE", dir_okay=False)
     out = inspect.Parameter("out", _KEYWORD, default=None, annotation=Annotated[Path | None, where])

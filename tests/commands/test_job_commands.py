@@ -66,3 +66,13 @@ def test_what_the_service_refuses_is_told(url: str, tmp_path: Path) -> None:
     refused = run(url, "submit", "segment", str(tmp_path / "many.zip"))
     assert refused.exit_code == 1
     assert "job-too-large" in refused.stderr
+
+
+def test_results_that_cannot_be_written_are_told_in_a_sentence(url: str, tmp_path: Path) -> None:
+    make_folder(tmp_path)
+    with Client(url) as imago:
+        job = imago.jobs.submit("classify", tmp_path / "red" / "1.png")
+        until(lambda: imago.jobs.status(job.id).has_ended)
+    refused = run(url, "results", job.id, "--out", str(tmp_path / "nowhere" / "results.jsonl"))
+    assert refused.exit_code == 1
+    assert "No such file or directory" in refused.stderr
