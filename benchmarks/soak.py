@@ -47,6 +47,8 @@ _SWAP_SECONDS = 60.0
 _QUIET_SECONDS = 8.0
 """Longer than a refused connection is read on, and than an idle one is kept."""
 _ANSWER_SECONDS = 30.0
+_REST_SECONDS = 2.5
+"""Half of what the service lets a connection rest: no request crosses its closing, which would look like a loss."""
 _LONGEST_HOSTILE = 300_000
 """Bytes: the few longer ones would be most of the traffic."""
 _SWAPPED = "cifar10-classifier"
@@ -143,7 +145,7 @@ class Load:
         self._seen = seen
         self._chance = random.Random(0)
         self._good, self._hostile = good_requests(), hostile_requests()
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+        self._idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def run(self, seconds: float) -> None:
         """Send for so long; comes back when all are answered, and no connection is open."""
@@ -155,7 +157,7 @@ class Load:
                 await asyncio.sleep(due - time.monotonic())
                 asking.create_task(self._one())
         while self._idle:
-            self._idle.pop()[1].close()
+            self._idle.pop()[2].close()
 
     async def _one(self) -> None:
         kind = self._chance.random()
@@ -168,19 +170,25 @@ class Load:
             self._seen.failed.append(f"{data[:60]!r}: {error!r}")
 
     async def _ask(self, data: bytes) -> None:
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection(*self._address)
-        if reader.at_eof():  # idle for too long
-            writer.close()
-            reader, writer = await asyncio.open_connection(*self._address)
+        reader, writer = await self._connection()
         writer.write(data)
         status, length = await _head(reader)
         await reader.readexactly(length)
-        self._idle.append((reader, writer))
+        self._idle.append((time.monotonic(), reader, writer))
         self._seen.answers[status] += 1
         if status == 429:
             self._seen.refused += 1
         elif status != 200:
             self._seen.failed.append(f"{data[:60]!r}: {status}")
+
+    async def _connection(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """The one that was used last, or a new one."""
+        while self._idle:
+            since, reader, writer = self._idle.pop()
+            if time.monotonic() - since < _REST_SECONDS and not reader.at_eof():
+                return reader, writer
+            writer.close()
+        return await asyncio.open_connection(*self._address)
 
     async def _attack(self, data: bytes) -> None:
         self._seen.hostile += 1
