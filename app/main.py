@@ -272,7 +272,8 @@ def _rpc_server(
     from app.rpc.server import RpcServer
     from app.rpc.service import Health, Service
 
-    return RpcServer(Service(registry, models, management, Health(is_live, is_ready), limits, edge), settings)
+    health, seconds = Health(is_live, is_ready), settings.body_timeout_seconds
+    return RpcServer(Service(registry, models, management, health, limits, edge, seconds), settings)
 
 
 @asynccontextmanager

@@ -21,7 +21,7 @@ from app.api.protocol_infer import LONG, UNKNOWN_TASK, Call, answered, find_mode
 from app.api.protocol_models import Json, Models, repository_index, server_metadata
 from app.api.protocol_requests import Signature
 from app.api.task_routes import Limits
-from app.errors import InternalError, InvalidRequest, ModelNotFound, NotReady, ServiceError
+from app.errors import InternalError, InvalidRequest, ModelNotFound, NotReady, RequestTimeout, ServiceError
 from app.repository.registry import Registry
 from app.rpc.messages import (
     SERVICE,
@@ -40,8 +40,8 @@ logger = logging.getLogger("imago.rpc")
 
 _CODES: Final = {
     401: grpc.StatusCode.UNAUTHENTICATED, 403: grpc.StatusCode.PERMISSION_DENIED, 404: grpc.StatusCode.NOT_FOUND,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED, 500: grpc.StatusCode.INTERNAL, 503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED, 429: grpc.StatusCode.RESOURCE_EXHAUSTED, 500: grpc.StatusCode.INTERNAL,
+    503: grpc.StatusCode.UNAVAILABLE, 504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }  # fmt: skip
 """What a status of HTTP is in gRPC; INVALID_ARGUMENT for those that are not here."""
 SCOPES: Final = {
@@ -69,12 +69,14 @@ class Service:
     """All methods, over one registry."""
 
     def __init__(
-        self, registry: Registry, models: Models, management: Management, health: Health, limits: Limits, edge: Edge
-    ) -> None:
+        self, registry: Registry, models: Models, management: Management, health: Health, limits: Limits, edge: Edge,
+        body_seconds: float,
+    ) -> None:  # fmt: skip
         self._registry = registry
         self._models = models
         self._limits = limits
         self._edge = edge
+        self._body_seconds = body_seconds
         self._told: dict[str, Tell] = {
             "ServerLive": lambda message, record: {"live": health.is_live()},
             "ServerReady": lambda message, record: {"ready": health.is_ready()},
@@ -104,16 +106,26 @@ class Service:
             logger.warning("%d calls are given up", self._under_way)
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """What a server of gRPC calls, by the path of each method."""
+        """What a server of gRPC calls, by the path of each method. On the wire a stream that holds one message is that
+        message; the server would wait for it for ever, and take it for a call under way."""
         handlers = {
-            method.name: grpc.unary_unary_rpc_method_handler(
-                partial(self._call, method),
+            method.name: grpc.stream_unary_rpc_method_handler(
+                partial(self._receive, method),
                 request_deserializer=partial(message_in, class_of(method.input_type)),
                 response_serializer=class_of(method.output_type).SerializeToString,
             )
             for method in SERVICE.methods
         }
         return grpc.method_handlers_generic_handler(SERVICE.full_name, handlers)
+
+    async def _receive(self, method: Any, _: object, context: Context) -> Message:
+        """Answer a call whose message comes in the time that a body has, or abort it."""
+        try:
+            async with asyncio.timeout(self._body_seconds):
+                message = await context.read()
+        except TimeoutError:
+            return await _abort(context, RequestTimeout(), Record.of(headers_read(_metadata(context))))
+        return await self._call(method, None if message is grpc.aio.EOF else message, context)
 
     async def _call(self, method: Any, message: Message | None, context: Context) -> Message:
         """Answer one call, or abort it with the error in gRPC's words."""

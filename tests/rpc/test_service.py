@@ -5,7 +5,7 @@ import base64
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -194,6 +194,24 @@ def test_bytes_that_are_no_message_are_refused(rpc: Rpc) -> None:
         assert told.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
     rpc.service.run(scenario())
+
+
+def test_a_call_whose_message_does_not_come_is_given_up_and_makes_room(model_root: Path) -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    with serving(models=model_root, body_timeout_seconds=0.5, max_connections=2) as rpc:
+
+        async def use(ask: Ask) -> None:
+            async with grpc.aio.insecure_channel(rpc.address) as channel:
+                call = channel.stream_unary(f"/{SERVICE.full_name}/ServerLive")
+                for given_up in [call(silent()) for _ in range(2)]:
+                    with pytest.raises(grpc.aio.AioRpcError, match="took too long to come"):
+                        await given_up
+            assert (await ask("ServerLive")).live
+
+        rpc.run(use)
 
 
 def test_keys_are_asked_for_as_over_http(tmp_path: Path, model_root: Path, caplog: pytest.LogCaptureFixture) -> None:
