@@ -27,6 +27,7 @@ from app.api.middleware import Record, record_of
 from app.api.refusals import refusals
 from app.api.schemas import job_operation
 from app.api.task_routes import elsewhere
+from app.api.uploads import MULTIPART, media_type
 from app.errors import (
     EmptyBody,
     InvalidOption,
@@ -37,6 +38,7 @@ from app.errors import (
     JobUnfinished,
     ModelNotFound,
     NotReady,
+    ServiceError,
     TooManyJobs,
     WrongTask,
 )
@@ -175,7 +177,8 @@ class JobsEndpoint:
         if self._desk is None:
             raise JobsOff
         record = record_of(scope)
-        job = self._asked(scope["query_string"], {}, record)
+        form = media_type(record.headers.get(b"content-type", b"")) == MULTIPART
+        job = self._asked(scope["query_string"], {}, record, undecided=form)
         length = record.headers.get(b"content-length", b"")
         announced = int(length) if length.isdigit() else self._desk.store.bounds.bytes
         job = replace(job, bytes=announced)
@@ -199,13 +202,14 @@ class JobsEndpoint:
         path = desk.store.path(job, PICTURES)
         content_type = record.headers.get(b"content-type", b"")
         pictures, every, fields = await receive_pictures(scope, receive, content_type, path, desk.store.bounds)
-        if fields:
+        if fields or not job.model:
             job = replace(self._asked(scope["query_string"], fields, record), id=job.id, created=job.created)
         await asyncio.to_thread(desk.store.arrived, job, pictures, every)
         return status_of_job(await asyncio.to_thread(desk.store.find, job.id), desk.store)
 
-    def _asked(self, query: bytes, fields: Mapping[str, str], record: Record) -> BackgroundJob:
-        """The job that a request asks for; its model is named from here on, so that a default may change."""
+    def _asked(self, query: bytes, fields: Mapping[str, str], record: Record, undecided: bool = False) -> BackgroundJob:
+        """The job that a request asks for; its model is named from here on, so that a default may change. While it is
+        `undecided` a form may still name one: then it may have none."""
         values = query_values(query)
         kind = values.pop("task", "")
         if not kind:
@@ -216,8 +220,13 @@ class JobsEndpoint:
         name = call.model
         if name is None and call.options.variant:
             name = self._registry.able(kind, call.options.variant)
-        check_sees(record, self._registry, kind, name, call.version)
-        model = self._registry.get(kind, name, call.version).manifest.name
+        try:
+            check_sees(record, self._registry, kind, name, call.version)
+            model = self._registry.get(kind, name, call.version).manifest.name
+        except ServiceError:
+            if not undecided or call.model is not None:
+                raise
+            model = ""
         options = call.options.model_dump_json(by_alias=True, exclude_unset=True)
         owner = None if record.caller is None else record.caller.key
         return BackgroundJob(secrets.token_hex(16), owner, kind, model, call.version, options, created=time.time())

@@ -68,6 +68,18 @@ def test_files_of_a_form_are_all_taken_for_pictures_and_its_fields_for_options(j
     }  # fmt: skip
 
 
+def test_a_form_may_name_its_model_whatever_becomes_of_the_default(model_root: Path, tmp_path: Path) -> None:
+    with office(model_root, tmp_path / "jobs", default_models={"classify": "nobody"}) as jobs:
+        ask, files = jobs.service.ask, [("file", ("red.png", plain("red")))]
+        answer = ask("POST", "/jobs?task=classify", files=files, data={"model": "tiny-classifier"})
+        assert answer.status_code == 202
+        assert best(jobs.results(jobs.reach(answer.json(), state="done"))[0]) == "red"
+        for fields in ({}, {"top_k": "1"}, {"model": "nobody"}):
+            refused = ask("POST", "/jobs?task=classify", files=files, data=fields)
+            assert (refused.status_code, refused.json()["code"]) == (404, "model-not-found")
+        assert len(list((tmp_path / "jobs").glob("*/"))) == 1
+
+
 def test_files_without_names_are_numbered(jobs: Office) -> None:
     unnamed = form(("", plain("red")), ("", plain("blue")))
     left = jobs.service.post("/jobs?task=classify", unnamed["body"], headers=unnamed["headers"]).json()
