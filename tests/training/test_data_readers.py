@@ -1,5 +1,6 @@
 """Readers: every layout gives the same arrays, and what is broken is refused by name."""
 
+import gzip
 import os
 import pickle
 import zipfile
@@ -19,7 +20,7 @@ from tiny import (
     png,
 )
 
-from training.data import BrokenData, camvid, cifar
+from training.data import BrokenData, camvid, cifar, idx
 from training.data.pixels import decode
 
 Make = Callable[[Path], Path]
@@ -86,6 +87,53 @@ def test_a_damaged_picture_in_an_archive_is_named(tmp_path: Path) -> None:
         archive.writestr("test/cat/0001.png", png(np.zeros((32, 32, 3), np.uint8))[:60])
     with pytest.raises(BrokenData, match=r"test/cat/0001\.png"):
         cifar.arrays(tmp_path, "test")
+
+
+def test_a_picture_whose_compression_is_damaged_is_named(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "test.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("test/cat/0001.png", bytes(999))
+    content = bytearray((tmp_path / "test.zip").read_bytes())
+    content[30 + len("test/cat/0001.png")] = 0xFF  # a kind of block that DEFLATE does not have
+    (tmp_path / "test.zip").write_bytes(content)
+    with pytest.raises(BrokenData, match=r"test/cat/0001\.png in it is damaged"):
+        cifar.arrays(tmp_path, "test")
+
+
+@pytest.mark.parametrize("reader", [cifar, camvid])
+def test_what_systems_leave_behind_is_no_picture(reader: object, tmp_path: Path) -> None:
+    make_cifar_zips(tmp_path) if reader is cifar else make_camvid_zips(tmp_path)
+    before = reader.arrays(tmp_path, "test")
+    with zipfile.ZipFile(tmp_path / "test.zip", "a") as archive:
+        archive.writestr("test/.DS_Store", b"\0\0\0\1Bud1")
+        archive.writestr("__MACOSX/test/._scene0.png", b"\0\5\26\7")
+    np.testing.assert_array_equal(reader.arrays(tmp_path, "test")[0], before[0])
+
+
+def test_hidden_files_beside_the_pictures_of_camvid_are_left_out(tmp_path: Path) -> None:
+    make_camvid_folders(tmp_path)
+    (tmp_path / "test" / ".DS_Store").write_bytes(b"\0\0\0\1Bud1")
+    (tmp_path / "test" / "._scene0.png").write_bytes(b"\0\5\26\7")
+    assert len(camvid.arrays(tmp_path, "test")[0]) == 2
+
+
+def write_idx(folder: Path, split: str, labels: list[int]) -> None:
+    """Black pictures with these labels, in MNIST's own form."""
+    count = len(labels).to_bytes(4, "big")
+    side = (28).to_bytes(4, "big")
+    (folder / f"{split}-images-idx3-ubyte").write_bytes(b"\0\0\x08\x03" + count + 2 * side + bytes(784 * len(labels)))
+    (folder / f"{split}-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"\0\0\x08\x01" + count + bytes(labels)))
+
+
+def test_idx_files_are_read_gzipped_or_not(tmp_path: Path) -> None:
+    write_idx(tmp_path, "train", [3, 1, 4])
+    images, labels = idx.arrays(tmp_path, "train")
+    assert (images.shape, labels.tolist()) == ((3, 28, 28, 1), [3, 1, 4])
+
+
+def test_labels_that_are_no_digits_are_refused(tmp_path: Path) -> None:
+    write_idx(tmp_path, "train", [3, 26, 4])  # EMNIST's letters come in files of the same names
+    with pytest.raises(BrokenData, match="train: label 26 is out of range; MNIST has 0 to 9"):
+        idx.arrays(tmp_path, "train")
 
 
 def test_a_folder_that_is_no_class_is_named(tmp_path: Path) -> None:

@@ -76,6 +76,6 @@ def _files(folder: Path, split: Split) -> Iterable[tuple[str, bytes]]:
         if (base / f"{split}.zip").exists():
             return members([base / f"{split}.zip"])
         if (base / split).is_dir():
-            found = [path for part in (split, f"{split}annot") for path in (base / part).glob("*.*")]
+            found = [path for part in (split, f"{split}annot") for path in (base / part).glob("[!.]*.*")]
             return [(path.relative_to(base).as_posix(), path.read_bytes()) for path in sorted(found)]
     raise BrokenData(folder, f"holds no CamVid: neither {split}.zip nor {split}/ with {split}annot/")

@@ -9,7 +9,8 @@ Names that begin with a dot, and files that are no pictures by their ending, are
 import hashlib
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
@@ -85,6 +86,9 @@ def read_folder(path: Path, least: int = 2) -> Folder:
         stray = found[None][min(found[None])][0]
         raise BrokenData(stray, "lies beside train/, val/ or test/ and not in one of them")
     classes = tuple(sorted({label for part in found.values() for label in part}, key=_natural))
+    for label in classes:
+        if label.splitlines() != [label]:
+            raise BrokenData(path, f"class {label!r} has a name of several lines, and labels are one a line")
     if len(classes) < least:
         raise BrokenData(path, f"holds one class only ({classes[0]}): there is nothing to tell apart")
     divided = None not in found
@@ -143,8 +147,8 @@ def _drawn(pool: Mapping[str, list[str]], path: Path) -> dict[Split, Mapping[str
 
 
 def _natural(label: str) -> tuple[int, str]:
-    """Numbers in their own order, before words."""
-    return (int(label), "") if label.isdecimal() else (1 << 62, label)
+    """Numbers in their own order, before words; 1 and 01 are two classes."""
+    return (int(label) if label.isdecimal() else 1 << 62), label
 
 
 def is_picture(name: str) -> bool:
@@ -152,9 +156,29 @@ def is_picture(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in ENDINGS
 
 
-def _shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
+    """Whether a name is that of a file, and not of one that systems leave behind."""
     hidden = any(part.startswith(".") or part == "__MACOSX" for part in PurePosixPath(name).parts)
     return not hidden and not name.endswith("/")
+
+
+def _files(root: Path) -> Iterator[Path]:
+    """All files below a directory; links are followed, but for those to a directory that one is in already.
+
+    Raises BrokenData where a directory cannot be read.
+    """
+    inside = {root: {os.path.realpath(root)}}
+    for name, below, files in os.walk(root, onerror=_refuse, followlinks=True):
+        folder = Path(name)
+        yield from (folder / file for file in files)
+        around = inside.pop(folder)
+        real = {each: os.path.realpath(folder / each) for each in below}
+        below[:] = [each for each in below if real[each] not in around]
+        inside |= {folder / each: around | {real[each]} for each in below}
+
+
+def _refuse(error: OSError) -> None:
+    raise BrokenData(str(error.filename), f"cannot be read ({error.strerror})")
 
 
 class _Directory:
@@ -162,12 +186,13 @@ class _Directory:
         self._root = root
 
     def names(self) -> list[str]:
-        found = (
-            (Path(folder) / file).relative_to(self._root).as_posix()
-            for folder, _, files in os.walk(self._root, followlinks=True)
-            for file in files
-        )
-        return sorted(filter(_shown, found))
+        found = sorted(filter(is_shown, (path.relative_to(self._root).as_posix() for path in _files(self._root))))
+        for name in found:
+            try:
+                name.encode()
+            except UnicodeEncodeError:
+                raise BrokenData(ascii(name), "has a name that is not UTF-8: rename it") from None
+        return found
 
     def read(self, name: str) -> bytes:
         try:
@@ -183,12 +208,12 @@ class _Archive:
         self._archive()
 
     def names(self) -> list[str]:
-        return sorted(filter(_shown, self._archive().namelist()))
+        return sorted(filter(is_shown, self._archive().namelist()))
 
     def read(self, name: str) -> bytes:
         try:
             return self._archive().read(name)
-        except (OSError, zipfile.BadZipFile, ValueError, RuntimeError) as error:
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, RuntimeError) as error:
             raise BrokenData(name, f"cannot be read from {self._path.name} ({error})") from error
 
     def _archive(self) -> zipfile.ZipFile:

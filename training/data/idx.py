@@ -47,6 +47,8 @@ def arrays(folder: Path | None, split: Split) -> tuple[NDArray[np.uint8], NDArra
     labels = read(_must_find(folder, f"{_PREFIX[split]}-labels-idx1-ubyte"))
     if images.ndim != 3 or images.shape[1:] != (SIDE, SIDE) or labels.shape != images.shape[:1]:
         raise BrokenData(folder, f"{split}: images {images.shape} and labels {labels.shape} are not those of MNIST")
+    if labels.max(initial=0) >= len(CLASSES):
+        raise BrokenData(folder, f"{split}: label {labels.max()} is out of range; MNIST has 0 to {len(CLASSES) - 1}")
     return images[..., None], labels.astype(np.int64)
 
 
