@@ -81,6 +81,26 @@ def test_a_folder_without_parts_is_split_alike_every_time(folder: Path) -> None:
     assert {split: len(part) for split, part in first.splits.items()} == {"train": 16, "val": 2, "test": 2}
 
 
+def test_names_may_have_blanks(tmp_path: Path) -> None:
+    root = write_boxes(tmp_path, 10, parts={"train": 5, "val": 2, "test": 3})
+    for folder, ending in (("JPEGImages", "png"), ("Annotations", "xml")):
+        (root / folder / f"000.{ending}").rename(root / folder / f"my picture.{ending}")
+    (root / "ImageSets" / "Main" / "train.txt").write_text("my picture\n001\r\n\n002 \n")
+    assert names(read_voc(root))["train"] == ["001", "002", "my picture"]
+
+
+def test_two_data_sets_are_not_taken_for_one(tmp_path: Path) -> None:
+    for year in ("VOC2007", "VOC2012"):
+        write_boxes(tmp_path / year, 10, parts={"train": 5, "val": 2, "test": 3})
+    for path in sorted((tmp_path / "VOC2012").rglob("0*.*")):
+        path.rename(path.with_name(f"2012_{path.name}"))
+    for path in sorted((tmp_path / "VOC2012" / "ImageSets").rglob("*.txt")):
+        path.write_text(path.read_text().replace("00", "2012_00"))
+    assert len(read_voc(tmp_path / "VOC2012").splits["train"]) == 5
+    with pytest.raises(BrokenData, match=r"VOC2012/.*\.txt: is called as VOC2007/.*\.txt is"):
+        read_voc(tmp_path)
+
+
 def note(text: str) -> Callable[[Path], object]:
     return lambda root: (root / "Annotations" / "003.xml").write_text(text)
 

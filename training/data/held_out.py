@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.data.errors import BrokenData
 from training.data.folders import read_folder
-from training.data.masks import read_masks
+from training.data.masks import VOID, read_masks
 from training.data.voc import Box, Scenes, read_voc
 
 Item = TypeVar("Item")
@@ -61,11 +61,10 @@ def masked(data: Path) -> Masked:
     """The test part, else the validation part, of a folder of masks. Raises BrokenData."""
     masks = read_masks(data)
     pairs = masks.splits.get("test", masks.splits["val"])
-    return Masked(
-        [pair.image for pair in pairs],
-        [masks.source.read(pair.image) for pair in pairs],
-        [masks.mask(pair) for pair in pairs],
-    )
+    maps = [masks.mask(pair) for pair in pairs]
+    if all((found == VOID).all() for found in maps):
+        raise BrokenData(pairs[0].mask, "counts nowhere, and no other held-out mask does: nothing can be measured")
+    return Masked([pair.image for pair in pairs], [masks.source.read(pair.image) for pair in pairs], maps)
 
 
 def boxed(data: Path) -> Boxed:

@@ -58,27 +58,29 @@ class Masks:
 
         Raises BrokenData, which names the file at fault.
         """
-        images, maps = [], []
-        for pair in pairs:
-            try:
-                picture = OWN_PICTURES.open(self.source.read(pair.image))
-                image = fit(picture, want)
-            except ServiceError as error:
-                raise BrokenData(pair.image, f"no readable picture ({error})") from error
-            mask = self.mask(pair)
-            if mask.shape != (picture.height, picture.width):
-                sizes = f"{picture.width}x{picture.height} with a mask of {mask.shape[1]}x{mask.shape[0]}"
-                raise BrokenData(pair.image, f"is {sizes}: both must have one size")
-            images.append(image)
-            maps.append(resize_labels(mask, want.width, want.height))
+        images, maps = zip(*(self.fitted(pair, want) for pair in pairs), strict=True)
         return np.stack(images), np.stack(maps)
+
+    def fitted(self, pair: Pair, want: ImageInput) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Image uint8 [height,width,3] and label map uint8 [height,width] of one pair. Raises BrokenData."""
+        try:
+            picture = OWN_PICTURES.open(self.source.read(pair.image))
+            image = fit(picture, want)
+        except ServiceError as error:
+            raise BrokenData(pair.image, f"no readable picture ({error})") from error
+        mask = self.mask(pair)
+        if mask.shape != (picture.height, picture.width):
+            sizes = f"{picture.width}x{picture.height} with a mask of {mask.shape[1]}x{mask.shape[0]}"
+            raise BrokenData(pair.image, f"is {sizes}: both must have one size")
+        return image, resize_labels(mask, want.width, want.height)
 
 
 def read_masks(path: Path) -> Masks:
     """The pairs below a directory or in an archive; nothing is decoded.
 
     Raises:
-        BrokenData: there is none, a picture lacks its mask or a mask its picture, or there is no training part.
+        BrokenData: there is none, a picture lacks its mask or a mask its picture, two of them are called the same, or
+            there is no training part.
     """
     source = open_source(path)
     found: dict[Split | None, dict[str, dict[str, str]]] = {}
@@ -89,7 +91,9 @@ def read_masks(path: Path) -> Masks:
             continue
         split = next((SPLITS[part.lower()] for part in parts[:-1] if part.lower() in SPLITS), None)
         stem = PurePosixPath(name).stem
-        found.setdefault(split, {_IMAGES: {}, _MASKS: {}})[kind][stem] = name
+        alike = found.setdefault(split, {_IMAGES: {}, _MASKS: {}})[kind].setdefault(stem, name)
+        if alike != name:
+            raise BrokenData(name, f"is called as {alike} is: nothing tells which {kind[:-1]} belongs to which")
     splits = {split: _pairs(part) for split, part in found.items()}
     if not splits:
         raise BrokenData(path, "holds no pictures in images/ with PNG masks in masks/")
@@ -130,5 +134,10 @@ def _drawn(pairs: Sequence[Pair], path: Path) -> dict[Split, tuple[Pair, ...]]:
 
 def _labels(source: Source) -> tuple[str, ...]:
     name = next((name for name in source.names() if PurePosixPath(name).name == LABELS), None)
-    lines = [] if name is None else source.read(name).decode("utf-8").splitlines()
+    if name is None:
+        return ()
+    try:
+        lines = source.read(name).decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise BrokenData(name, "is not UTF-8 text") from error
     return tuple(line.strip() for line in lines if line.strip())

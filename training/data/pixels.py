@@ -12,8 +12,8 @@ from app.imaging.codec import Decoder
 from training.data.errors import BrokenData
 
 _DECODER = Decoder()
-OWN_PICTURES = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"), max_pixels=200_000_000)
-"""Takes all that a trainer may have lying around: nobody sends pictures here."""
+OWN_PICTURES = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"), max_pixels=89_478_485)
+"""Takes all that a trainer may have lying around, up to what Pillow opens at all: nobody sends pictures here."""
 
 
 def decode(data: bytes, name: Path | str, decoder: Decoder = _DECODER) -> NDArray[np.uint8]:

@@ -95,15 +95,19 @@ class Scenes:
         """
         images, truths = [], []
         for scene in scenes:
-            try:
-                images.append(fit(self.open(scene), want))
-            except ServiceError as error:
-                raise BrokenData(scene.picture, f"no readable picture ({error})") from error
+            images.append(self.fitted(scene, want))
             edges = np.array([box.edges for box in scene.boxes], np.float32).reshape(-1, 4)
             numbers = np.array([self.labels.index(box.label) for box in scene.boxes], np.float32)
             inside = boxes_in_input(edges, scene.width, scene.height, want)
             truths.append(np.concatenate([inside, numbers[:, None]], 1, dtype=np.float32))
         return np.stack(images), truths
+
+    def fitted(self, scene: Scene, want: ImageInput) -> NDArray[np.uint8]:
+        """The image of a scene, uint8 [height,width,3]. Raises BrokenData."""
+        try:
+            return fit(self.open(scene), want)
+        except ServiceError as error:
+            raise BrokenData(scene.picture, f"no readable picture ({error})") from error
 
 
 def is_voc(source: Source) -> bool:
@@ -146,20 +150,27 @@ class _Files:
         def within(folder: str, suffix: str | None) -> dict[str, str]:
             found = (path for path in paths if path.parent.name == folder)
             fitting = (path for path in found if (path.suffix == suffix if suffix else is_picture(path.name)))
-            return {path.stem: str(path) for path in fitting}
+            named: dict[str, str] = {}
+            for path in fitting:
+                alike = named.setdefault(path.stem, str(path))
+                if alike != str(path):
+                    raise BrokenData(str(path), f"is called as {alike} is: name one data set, with one of each")
+            return named
 
         return cls(within(_PICTURES, None), within(_NOTES, ".xml"), within(_LISTS, ".txt"))
 
     def parts(self, source: Source) -> dict[Split | None, Sequence[str]]:
         """Names of pictures by part, as ImageSets/Main has them; lists of single classes (`cat_train`) are others."""
-        return {part: _text(source, self.lists[part]).split() for part in _PARTS if part in self.lists}
+        return {part: _lines(source, self.lists[part]) for part in _PARTS if part in self.lists}
 
 
-def _text(source: Source, name: str) -> str:
+def _lines(source: Source, name: str) -> list[str]:
+    """The names in a list, which may have blanks in them."""
     try:
-        return source.read(name).decode("utf-8-sig")
+        text = source.read(name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise BrokenData(name, "is not UTF-8 text") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def _given(scenes: Mapping[Split | None, tuple[Scene, ...]], path: Path) -> dict[Split, tuple[Scene, ...]]:
