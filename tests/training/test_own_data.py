@@ -1,19 +1,28 @@
 """One's own pictures: readers, what they refuse, and what a look at them finds."""
 
 import io
+import os
 import shutil
+import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from shapes import SHAPES, write_folders, write_masks, zipped
+from shapes import SHAPES, write_boxes, write_folders, write_masks, zipped
 
+from app.errors import ImageTooLarge
 from app.manifest import ImageInput
 from training.data import BrokenData
 from training.data.folders import read_folder
+from training.data.held_out import masked
 from training.data.inspection import inspect_folder
-from training.data.masks import read_masks
+from training.data.masks import VOID, read_masks
+from training.data.pixels import OWN_PICTURES
+from training.recipes import RECIPES
+from training.run import Run
 
 
 @pytest.fixture
@@ -73,6 +82,66 @@ def test_classes_that_are_numbers_come_in_their_own_order(tmp_path: Path) -> Non
             (tmp_path / label).mkdir(exist_ok=True)
             Image.new("L", (4, 4)).save(tmp_path / label / f"{index}.png")
     assert read_folder(tmp_path).classes == ("1", "9", "10")
+
+
+def test_classes_of_the_same_number_have_one_order(tmp_path: Path) -> None:
+    labels = ("00001", "0001", "001", "01", "1")
+    for label in labels:
+        (tmp_path / label).mkdir()
+        for index in range(3):
+            Image.new("L", (4, 4)).save(tmp_path / label / f"{index}.png")
+    assert read_folder(tmp_path).classes == labels
+
+
+def test_a_link_to_a_folder_that_one_is_in_is_not_followed(folder: Path) -> None:
+    before = read_folder(folder).splits
+    (folder / "circle" / "up").symlink_to("..")
+    (folder / "again").symlink_to(folder)
+    assert read_folder(folder).splits == before
+
+
+def test_two_parts_may_be_one_folder(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts").mkdir()
+    for split in ("train", "val", "test"):
+        (tmp_path / "parts" / split).symlink_to(folder)
+    found = read_folder(tmp_path / "parts")
+    assert {split: len(part) for split, part in found.splits.items()} == {"train": 80, "val": 80, "test": 80}
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser reads every folder")
+def test_a_folder_that_may_not_be_read_is_named(folder: Path) -> None:
+    (folder / "circle").chmod(0)
+    try:
+        with pytest.raises(BrokenData, match="circle: cannot be read"):
+            read_folder(folder)
+    finally:
+        (folder / "circle").chmod(0o700)
+
+
+def test_a_name_that_is_not_utf8_is_refused(folder: Path) -> None:
+    (folder / "circle" / "000.png").rename(folder / "circle" / os.fsdecode(b"\xff.png"))
+    with pytest.raises(BrokenData, match=r"udcff.*not UTF-8: rename it"):
+        read_folder(folder)
+
+
+def test_a_class_that_could_not_be_one_line_of_labels_is_refused(folder: Path) -> None:
+    (folder / "circle").rename(folder / "cir\ncle")
+    with pytest.raises(BrokenData, match="labels are one a line"):
+        read_folder(folder)
+
+
+def test_a_file_whose_compression_is_damaged_is_named(folder: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "shapes.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in sorted(folder.rglob("*.png")):
+            archive.write(path, path.relative_to(folder).as_posix())
+        place = archive.getinfo("circle/000.png").header_offset + 30 + len("circle/000.png")
+    content = bytearray((tmp_path / "shapes.zip").read_bytes())
+    content[place] = 0xFF  # a kind of block that DEFLATE does not have
+    (tmp_path / "shapes.zip").write_bytes(content)
+    found = read_folder(tmp_path / "shapes.zip")
+    (example,) = (each for part in found.splits.values() for each in part if each.name == "circle/000.png")
+    with pytest.raises(BrokenData, match=r"circle/000\.png: cannot be read"):
+        found.read(example)
 
 
 def _one_class(root: Path) -> None:
@@ -172,11 +241,29 @@ def _lone_mask(root: Path) -> None:
     (root / "images" / "003.png").unlink()
 
 
+def _same_stem(root: Path) -> None:
+    shutil.copy(root / "images" / "003.png", root / "images" / "003.jpg")
+
+
+def _same_place(root: Path) -> None:
+    shutil.copytree(root / "masks", root / "masks" / "more")
+
+
+def _foreign_labels(root: Path) -> None:
+    (root / "labels.txt").write_bytes("ground\nstra\N{LATIN SMALL LETTER SHARP S}e\n".encode("latin-1"))
+
+
 @pytest.mark.parametrize(
     ("damage", "words"),
-    [(_lone_picture, "images/003.png: has no mask"), (_lone_mask, "masks/003.png: is the mask of no picture")],
+    [
+        (_lone_picture, "images/003.png: has no mask"),
+        (_lone_mask, "masks/003.png: is the mask of no picture"),
+        (_same_stem, r"images/003.png: is called as images/003.jpg is"),
+        (_same_place, "masks/more/000.png: is called as masks/000.png is"),
+        (_foreign_labels, r"labels\.txt: is not UTF-8"),
+    ],
 )
-def test_a_picture_without_mask_and_a_mask_without_picture_are_named(damage: object, words: str, masks: Path) -> None:
+def test_masks_that_do_not_go_with_their_pictures_are_named(damage: object, words: str, masks: Path) -> None:
     damage(masks)  # type: ignore[operator]
     with pytest.raises(BrokenData, match=words):
         read_masks(masks)
@@ -197,3 +284,56 @@ def test_a_mask_that_cannot_be_learned_from_is_named(mask: Image.Image, words: s
     with pytest.raises(BrokenData, match=words) as broken:
         found.arrays(found.splits["train"], ImageInput(width=48, height=48))
     assert pair.mask.rpartition("/")[2] in str(broken.value)
+
+
+def test_masks_that_count_nowhere_measure_nothing(masks: Path) -> None:
+    found = read_masks(masks)
+    for pair in found.splits["test"]:
+        Image.new("L", (96, 96), VOID).save(masks / pair.mask)
+    with pytest.raises(BrokenData, match="counts nowhere"):
+        masked(masks)
+
+
+def _cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:60])
+
+
+def _unknown_label(file: Path) -> None:
+    Image.new("L", (96, 96), 77).save(file)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "write", "options", "file", "damage"),
+    [
+        ("imagefolder-classifier", write_folders, {"size": 16}, "circle/002.png", _cut),
+        ("folder-generator", write_folders, {"size": 16}, "circle/002.png", _cut),
+        ("mask-segmenter", write_masks, {"size": (64, 64)}, "masks/002.png", _unknown_label),
+        ("voc-detector", write_boxes, {"size": (64, 64)}, "JPEGImages/002.png", _cut),
+    ],
+)
+def test_a_broken_file_of_the_test_part_is_named_before_training_begins(
+    recipe: str, write: Callable[..., Path], options: dict[str, Any], file: str, damage: Callable[[Path], None],
+    tmp_path: Path,
+) -> None:  # fmt: skip
+    for split in ("train", "val", "test"):
+        write(tmp_path / "data" / split, 5)
+    if recipe == "mask-segmenter":
+        shutil.copy(tmp_path / "data" / "train" / "labels.txt", tmp_path / "data" / "labels.txt")
+    if recipe == "voc-detector":
+        shutil.rmtree(tmp_path / "data")
+        write(tmp_path / "data", 8, parts={"train": 1, "val": 1, "test": 6})
+    else:
+        file = f"test/{file}"
+    damage(tmp_path / "data" / file)
+    able = RECIPES[recipe]
+    with pytest.raises(BrokenData, match=file):
+        able.plan(able.hyper(**options, width=8), tmp_path / "data", Run(tmp_path / "run"))
+
+
+def test_the_largest_picture_that_is_taken_is_the_one_that_is_named() -> None:
+    """The header of a PNG of 10,000 x 9,000 pixels, one bit each."""
+    buffer = io.BytesIO()
+    Image.new("1", (10_000, 9_000)).save(buffer, "PNG")
+    with pytest.raises(ImageTooLarge, match=f"at most {OWN_PICTURES.max_pixels} pixels are decoded"):
+        OWN_PICTURES.open(buffer.getvalue())
+    assert OWN_PICTURES.max_pixels < 90_000_000

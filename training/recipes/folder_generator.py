@@ -22,6 +22,7 @@ from torch import Tensor
 
 from app.imaging.codec import encode_png
 from app.imaging.paint import contact_sheet
+from training.data import BrokenData
 from training.data.augment import jitter, translate
 from training.data.feed import Draw, Feed
 from training.data.folders import Folder, read_folder
@@ -34,11 +35,13 @@ from training.networks.layout import channels_last
 from training.networks.statistics import recount
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
-from training.recipes.imagefolder_classifier import fitted
+from training.recipes.imagefolder_classifier import check, fitted
 from training.run import Run, submodule
 from training.version import Version
 
 _THUMBNAIL = 8
+_LEAST = 6
+"""Training pictures: each is compared with five neighbours."""
 _ENOUGH = 50
 """Held-out pictures that are worth a comparison."""
 
@@ -54,7 +57,7 @@ class FolderGeneratorHyper(Hyper):
     latent: Count = 64
     width: Count = 32
     decay: float = Field(default=0.99, ge=0, lt=1)
-    shift: int = Field(default=4, ge=0)
+    shift: int = Field(default=4, ge=0, lt=8)
     colour: float = Field(default=0.2, ge=0, le=1)
     mirror: bool = True
 
@@ -143,6 +146,10 @@ class FolderGenerator(Recipe[FolderGeneratorHyper]):
         """Network, loop and batches of a run; every picture is decoded once before it begins."""
         folder = read_folder(data, least=1)
         images, labels = _pictures(folder, hyper.size, held_out=False)
+        if len(images) < _LEAST:
+            raise BrokenData(data, f"has {len(images)} pictures to learn from: at least {_LEAST} are needed")
+        for split, part in folder.splits.items():
+            check(folder, () if split == "train" else part, hyper.size)
         classes = len(folder.classes)
 
         def make(draw: Draw) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:

@@ -109,7 +109,7 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
         """Network, loop and batches of a run; every picture is decoded once before it begins."""
         folder = read_folder(data)
         train = folder.splits["train"]
-        check(folder, train, hyper.size)
+        check(folder, (*train, *folder.splits.get("test", ())), hyper.size)
         labels = torch.tensor([example.label for example in train])
 
         def make(draw: Draw) -> Batch:
@@ -124,7 +124,8 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
             return _private(network, hyper, len(train), make, validation)
         classes = len(folder.classes)
         weights = balanced(labels, classes) if hyper.class_weights else torch.ones(classes)
-        feed = Feed(len(train), hyper.batch_size, hyper.seed, taught(hyper, classes, make))
+        shape = (hyper.size, hyper.size, 3)
+        feed = Feed(len(train), hyper.batch_size, hyper.seed, taught(hyper, folder.classes, shape, make))
         return Plan(ClassifyLoop(network, hyper, weights), feed, validation, watched=WATCHED, patience=hyper.patience)
 
     def network(self, hyper: FolderHyper, data: Path) -> ResidualClassifier:
@@ -241,7 +242,8 @@ def fitted(folder: Folder, examples: Sequence[Example], size: int) -> tuple[Tens
 def probabilities(version: Version, folder: Folder, examples: Sequence[Example]) -> NDArray[np.float64]:
     """Float [N,C], as the server would answer."""
     classes = len(folder.classes)
-    answers = version.answers((folder.read(example) for example in examples), top_k=min(classes, 1000))
+    files, names = (folder.read(example) for example in examples), [example.name for example in examples]
+    answers = version.answers(files, names, top_k=min(classes, 1000))
     found = np.zeros((len(examples), classes))
     for row, answer in enumerate(answers):
         for score in answer["labels"]:

@@ -10,8 +10,10 @@ on, and 255 where nothing counts.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from app.imaging.paint import default_palette
@@ -21,6 +23,7 @@ from training.data.feed import Draw, Feed, Slices
 from training.data.held_out import Masked, masked, shuffled
 from training.data.masks import VOID, Masks, Pair, read_masks
 from training.engine import Count, Plan
+from training.networks.encoder import STRIDE
 from training.networks.graphs import SegmentGraph, scaled
 from training.networks.segmenter import Segmenter
 from training.onnx_file import Arrays
@@ -29,18 +32,19 @@ from training.run import Run, submodule
 from training.segmenting import WATCHED, SegmentHyper, SegmentLoop, enet_weights, overlaps
 from training.version import Version
 
-_STRIDE = 32
+Side = Annotated[int, Field(ge=STRIDE, le=8192)]
+Window = Annotated[int, Field(ge=STRIDE, multiple_of=STRIDE)]
 
 
 class MaskHyper(SegmentHyper):
     """What may be chosen."""
 
     epochs: Count = 60
-    size: tuple[int, int] = (256, 256)
-    window: tuple[int, int] | None = None
+    size: tuple[Side, Side] = (256, 256)
+    window: tuple[Window, Window] | None = None
     """Height and width of a training window; the whole picture where none is named."""
-    decay: float = 0.98
-    warm_up: int = 50
+    decay: float = Field(default=0.98, ge=0, lt=1)
+    warm_up: int = Field(default=50, ge=0)
     validate_every: Count = 5
     patience: Count = 6
     """Validations without a better one that end the run."""
@@ -74,7 +78,9 @@ class MaskSegmenter(Recipe[MaskHyper]):
         """Network, loop and batches of a run; every picture and mask is decoded once before it begins."""
         masks = read_masks(data)
         images, labels = _load(masks, masks.splits["train"], hyper)
-        size = hyper.window or (hyper.size[0] // _STRIDE * _STRIDE, hyper.size[1] // _STRIDE * _STRIDE)
+        for pair in masks.splits.get("test", ()):
+            masks.fitted(pair, _input(hyper))
+        size = hyper.window or (hyper.size[0] // STRIDE * STRIDE, hyper.size[1] // STRIDE * STRIDE)
 
         def make(draw: Draw) -> tuple[Tensor, Tensor]:
             cut, marks = zoom(scaled(images[draw.rows]), labels[draw.rows], size, hyper.scales, VOID, draw.random)

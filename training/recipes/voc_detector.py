@@ -61,6 +61,8 @@ class VocDetector(Recipe[DetectHyper]):
         """Network, loop and batches of a run; every picture is decoded once before it begins."""
         scenes = self.read(data)
         images, truths = _load(scenes, scenes.splits["train"], hyper)
+        for scene in scenes.splits.get("test", ()):
+            scenes.fitted(scene, _input(hyper))
         feed = Feed(len(images), hyper.batch_size, hyper.seed, batches(images, truths, hyper))
         loop = DetectLoop(hyper, scenes.labels, hyper.epochs * len(feed))
         shown, boxes = _load(scenes, scenes.splits["val"], hyper)
