@@ -1,6 +1,6 @@
 """The loop of classifiers without an art of their own: AdamW, a cosine, averaged weights of which the best are kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from app.errors import InvalidModel
 from training.averaging import AveragedHyper, AveragedLoop
 from training.data.feed import Draw
 from training.engine import Average, Count
-from training.version import open_version
+from training.version import Version, open_version
 
 WATCHED = "validation/accuracy"
 """What decides which weights are kept, and when to stop."""
@@ -94,16 +94,19 @@ class ClassifyLoop(AveragedLoop[nn.Module]):
             self.best.follow(self.average.module)
 
 
-def taught(hyper: ClassifyHyper, classes: int, make: Callable[[Draw], Batch]) -> Callable[[Draw], Batch]:
-    """`make`, with the teacher's softened probabilities of every picture where the run has a teacher.
+def taught(
+    hyper: ClassifyHyper, labels: Sequence[str], shape: tuple[int, int, int], make: Callable[[Draw], Batch]
+) -> Callable[[Draw], Batch]:
+    """`make`, with the teacher's softened probabilities of every picture where the run has a teacher; `labels` are the
+    student's, and `shape` is that of its pictures: height, width, channels.
 
-    Raises InvalidModel where the teacher's folder breaks the contract, or it tells other classes apart.
+    Raises InvalidModel where the teacher's folder breaks the contract, it tells other classes apart, or takes pictures
+    of another shape.
     """
     if not hyper.teacher:
         return make
     version = open_version(Path(hyper.teacher))
-    if version.manifest.task != "classify" or len(version.task.labels) != classes:
-        raise InvalidModel(f"The teacher {hyper.teacher} does not tell {classes} classes apart: it cannot teach these.")
+    _check_teacher(version, labels, shape)
 
     def with_teacher(draw: Draw) -> Batch:
         batch = make(draw)
@@ -113,6 +116,18 @@ def taught(hyper: ClassifyHyper, classes: int, make: Callable[[Draw], Batch]) ->
         return *batch, soft / soft.sum(1, keepdim=True)
 
     return with_teacher
+
+
+def _check_teacher(version: Version, labels: Sequence[str], shape: tuple[int, int, int]) -> None:
+    called, image = f"The teacher {version.folder}", version.manifest.image
+    if version.manifest.task != "classify" or len(version.task.labels) != len(labels) or image is None:
+        raise InvalidModel(f"{called} does not tell {len(labels)} classes apart: it cannot teach these.")
+    for number, (theirs, ours) in enumerate(zip(version.task.labels, labels, strict=True)):
+        if theirs != ours:
+            raise InvalidModel(f"{called} calls class {number} {theirs!r}, here it is {ours!r}: it cannot teach these.")
+    if (image.height, image.width, image.channels) != shape:
+        sizes = ("x".join(map(str, each)) for each in ((image.height, image.width, image.channels), shape))
+        raise InvalidModel("{} takes pictures of {}, and the student of {}.".format(called, *sizes))
 
 
 def unmixed(pictures: Tensor, labels: Tensor) -> Batch:

@@ -4,7 +4,7 @@ Task, decoder and session are the server's own, so that training and serving can
 """
 
 import base64
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from app.errors import ServiceError
 from app.imaging.codec import Decoder
 from app.manifest import GRAPH, Manifest, read_labels, read_manifest, read_verified
 from app.runtime.ort import OrtSession
 from app.tasks import Graph, Prepared, Task, build_task
 from app.tensors import Tensors, row_shape, split, stack
+from training.data.errors import BrokenData
+from training.data.pixels import OWN_PICTURES
 
 BATCH = 16
 
@@ -31,13 +34,23 @@ class Version:
     task: Task[Any]
     session: OrtSession
 
-    def answers(self, pictures: Iterable[bytes], **options: Any) -> Iterator[dict[str, Any]]:
-        """One result for each encoded picture, in order, as the server gives it."""
-        decoder, chosen = Decoder(), self.task.Options(**options)
-        waiting = iter(pictures)
+    def answers(self, pictures: Iterable[bytes], names: Sequence[str] = (), **options: Any) -> Iterator[dict[str, Any]]:
+        """One result for each encoded picture, in order, as the server gives it to one in a format that it takes.
+
+        Raises BrokenData, which calls the picture at fault by its name, or where there are no `names` by its number.
+        """
+        chosen = self.task.Options(**options)
+        waiting = enumerate(pictures)
         while group := list(islice(waiting, BATCH)):
-            prepared = [self.task.prepare(decoder.open(data), chosen) for data in group]
-            yield from self._results(prepared, chosen)
+            called = [(data, names[row] if names else f"picture {row + 1}") for row, data in group]
+            yield from self._results([self.prepared(*each, chosen) for each in called], chosen)
+
+    def prepared(self, data: bytes, name: str, options: Any) -> Prepared:
+        """What a trainer's own encoded picture is to the graph. Raises BrokenData."""
+        try:
+            return self.task.prepare(OWN_PICTURES.open(data), options)
+        except ServiceError as error:
+            raise BrokenData(name, f"no readable picture ({error})") from error
 
     def pictures(self, files: Iterable[bytes], **options: Any) -> Iterator[NDArray[np.uint8]]:
         """The picture, uint8 [H,W,3], that is answered to each encoded one, in order."""

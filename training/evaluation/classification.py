@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from app.errors import InvalidModel
 from training.data.held_out import Labelled
-from training.data.pixels import decode
+from training.data.pixels import OWN_PICTURES, decode
 from training.evaluation.comparison import Comparison, mcnemar
 from training.figures import confusion_figure, reliability_figure, sheet
 from training.metrics import calibration_error
@@ -46,7 +46,8 @@ def ask(version: Version, pictures: Labelled) -> Answers:
     if unknown:
         raise InvalidModel(f"The pictures are labelled {unknown[0]!r}, which is no label of {version.manifest.name}.")
     probabilities = np.zeros((len(pictures.files), len(labels)))
-    for row, answer in enumerate(version.answers(pictures.files, top_k=min(_MOST, len(labels)))):
+    answers = version.answers(pictures.files, pictures.names, top_k=min(_MOST, len(labels)))
+    for row, answer in enumerate(answers):
         for score in answer["labels"]:
             probabilities[row, score["index"]] = score["probability"]
     return Answers(labels, np.array([labels.index(label) for label in pictures.labels]), probabilities)
@@ -107,7 +108,7 @@ def by_class(matrix: NDArray[np.int64], labels: Sequence[str]) -> dict[str, dict
 
 
 def _pixels(pictures: Labelled, row: int) -> NDArray[np.uint8]:
-    return decode(pictures.files[row], pictures.names[row])
+    return decode(pictures.files[row], pictures.names[row], OWN_PICTURES)
 
 
 def _caption(answers: Answers, row: int) -> str:

@@ -11,7 +11,7 @@ from app.errors import InvalidModel
 from app.imaging import paint
 from training.average_precision import MOST, Pictures, Precision, precision, redrawn
 from training.data.held_out import Boxed
-from training.data.pixels import decode
+from training.data.pixels import OWN_PICTURES, decode
 from training.evaluation.comparison import Comparison, by_redrawing
 from training.figures import precision_figure, sheet
 from training.version import Version
@@ -40,7 +40,7 @@ def ask(version: Version, pictures: Boxed) -> Answers:
     ]
     found = [
         np.array([(*one["box"], one["score"], one["index"]) for one in answer["objects"]]).reshape(-1, 6)
-        for answer in version.answers(pictures.files, threshold=0, max_count=MOST)
+        for answer in version.answers(pictures.files, pictures.names, threshold=0, max_count=MOST)
     ]
     return Answers(Pictures(labels, truths, found))
 
@@ -63,7 +63,8 @@ def report(answers: Answers, pictures: Boxed) -> tuple[dict[str, Any], dict[str,
     labels, truths = answers.pictures.labels, np.concatenate(answers.pictures.truths)
     counts = np.bincount(truths[:, 4].astype(np.int64), minlength=len(labels)).tolist()
     single = [precision(answers.pictures.chosen([row])).map50 for row in range(len(pictures.files))]
-    worst = np.argsort(np.nan_to_num(single, nan=1.0), kind="stable")[:_SHOWN].tolist()
+    # A picture where nothing is has no figure, and sorts last.
+    worst = [row for row in np.argsort(single, kind="stable").tolist() if not np.isnan(single[row])][:_SHOWN]
     figures = {
         "pictures": len(pictures.files),
         **named,
@@ -81,7 +82,7 @@ def report(answers: Answers, pictures: Boxed) -> tuple[dict[str, Any], dict[str,
     }
     tiles = []
     for row in worst:
-        image = decode(pictures.files[row], pictures.names[row])
+        image = decode(pictures.files[row], pictures.names[row], OWN_PICTURES)
         found, truth = answers.pictures.found[row], answers.pictures.truths[row]
         sure = found[found[:, 4] >= _SURE]
         tiles += [
@@ -96,7 +97,7 @@ def compare(this: Answers, other: Answers) -> Comparison:
     """A paired test of two versions on the same pictures."""
     difference = precision(this.pictures).map50 - precision(other.pictures).map50
     drawn = redrawn(this.pictures, _ROUNDS)[:, 0] - redrawn(other.pictures, _ROUNDS)[:, 0]
-    return by_redrawing(difference, drawn)
+    return by_redrawing(difference, drawn, len(this.pictures.truths))
 
 
 def _drawn(image: NDArray[np.uint8], boxes: NDArray[np.float64], labels: Sequence[str]) -> NDArray[np.uint8]:

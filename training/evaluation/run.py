@@ -25,10 +25,14 @@ def evaluate(folder: Path, data: Path, out: Path, against: Path | None = None) -
     report.html into `out`; return what went into the JSON.
 
     Raises:
-        InvalidModel: a version breaks the contract, or its task has nothing that could be right or wrong.
+        InvalidModel: a version breaks the contract, its task has nothing that could be right or wrong, or the other
+            version has another task.
         BrokenData: the data cannot be read.
     """
     version, other = open_version(folder), None if against is None else open_version(against)
+    if other is not None and other.manifest.task != version.manifest.task:
+        tasks = f"the one is to {version.manifest.task}, the other to {other.manifest.task}"
+        raise InvalidModel(f"{_name(version)} and {_name(other)} cannot be compared: {tasks}.")
     pictures = truth(version, data)
     judge = _JUDGES[type(pictures)]
     answers = judge.ask(version, pictures)

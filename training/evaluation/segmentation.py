@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from app.errors import InvalidModel
 from app.imaging.paint import default_palette, label_overlay
 from training.data.held_out import Masked
-from training.data.pixels import decode, decode_labels
+from training.data.pixels import OWN_PICTURES, decode, decode_labels
 from training.evaluation.comparison import Comparison, bootstrap
 from training.figures import confusion_figure, sheet
 from training.metrics import confusion, intersection_over_union
@@ -32,7 +32,8 @@ class Answers:
 def ask(version: Version, pictures: Masked) -> Answers:
     """Every picture through the server's own task. Raises InvalidModel where answer and mask differ in size."""
     labels, matrices, masks = version.task.labels, [], []
-    for name, answer, truth in zip(pictures.names, version.answers(pictures.files), pictures.maps, strict=True):
+    answers = version.answers(pictures.files, pictures.names)
+    for name, answer, truth in zip(pictures.names, answers, pictures.maps, strict=True):
         found = decode_labels(base64.b64decode(answer["mask"]["data"]), "answer")
         if found.shape != truth.shape:
             raise InvalidModel(f"{name} is answered with a mask of {found.shape}, and the true one is {truth.shape}.")
@@ -46,7 +47,8 @@ def report(answers: Answers, pictures: Masked) -> tuple[dict[str, Any], dict[str
     matrix = answers.matrices.sum(0)
     each = intersection_over_union(torch.from_numpy(matrix))
     single = np.array([_mean(one) for one in answers.matrices])
-    worst = np.argsort(single, kind="stable")[:_SHOWN].tolist()
+    # A picture without a pixel that counts has no figure, and sorts last.
+    worst = [row for row in np.argsort(single, kind="stable").tolist() if not np.isnan(single[row])][:_SHOWN]
     figures = {
         "pictures": len(pictures.files),
         "miou": float(each.nanmean()),
@@ -59,7 +61,7 @@ def report(answers: Answers, pictures: Masked) -> tuple[dict[str, Any], dict[str
     palette = [*default_palette(len(answers.labels)), *[(0, 0, 0)] * (256 - len(answers.labels))]
     tiles = []
     for row in worst:
-        image = decode(pictures.files[row], pictures.names[row])
+        image = decode(pictures.files[row], pictures.names[row], OWN_PICTURES)
         tiles += [
             (image, f"mIoU {single[row]:.2f}"),
             (label_overlay(image, answers.masks[row], palette), "answered"),

@@ -15,12 +15,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from app.imaging.codec import encode_png
 from app.manifest import ImageInput
 from training.classifying import WATCHED, Batch, ClassifyHyper, ClassifyLoop, taught, unmixed
-from training.data import cifar, idx
+from training.data import BrokenData, cifar, idx
 from training.data.augment import flip_every_other, translate
 from training.data.feed import Draw, Feed, Slices
 from training.data.held_out import Labelled, shuffled
@@ -44,10 +45,10 @@ class TextbookHyper(ClassifyHyper):
     epochs: Count = 20
     batch_size: Count = 64
     lr: Rate = 2e-3
-    widths: tuple[int, int, int] = (32, 64, 64)
+    widths: tuple[Count, Count, Count] = (32, 64, 64)
     dense: Count = 64
-    dropout: float = 0.5
-    shift: int = 1
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    shift: int = Field(default=1, ge=0, lt=idx.SIDE)
     mirror: bool = False
 
 
@@ -95,7 +96,8 @@ class TextbookRecipe(Recipe[TextbookHyper]):
             return unmixed(pictures.contiguous(memory_format=torch.channels_last), labels[rows])
 
         loop = ClassifyLoop(self.network(hyper, data), hyper, torch.ones(len(self.classes)))
-        feed = Feed(len(training), hyper.batch_size, hyper.seed, taught(hyper, len(self.classes), make))
+        shape = (self.size, self.size, self.channels)
+        feed = Feed(len(training), hyper.batch_size, hyper.seed, taught(hyper, self.classes, shape, make))
         validation = Slices((images[held_out], labels[held_out]), 500)
         return Plan(loop, feed, validation, watched=WATCHED, patience=hyper.patience)
 
@@ -122,6 +124,9 @@ class TextbookRecipe(Recipe[TextbookHyper]):
 
     def truth(self, data: Path) -> Labelled:
         """The test pictures."""
+        return self._held_out(data)
+
+    def _held_out(self, data: Path) -> Labelled:
         images, labels = self.arrays(data, "test")
         files = [encode_png(image[..., 0] if self.channels == 1 else image) for image in images]
         names = [f"test picture {row}" for row in range(len(files))]
@@ -129,7 +134,7 @@ class TextbookRecipe(Recipe[TextbookHyper]):
 
     def score(self, version: Version, data: Path) -> dict[str, float]:
         """Accuracy on the test pictures."""
-        pictures = self.truth(data)
+        pictures = self._held_out(data)
         found = [answer["labels"][0]["label"] for answer in version.answers(pictures.files, top_k=1)]
         return {
             "test_accuracy": float(np.mean([one == true for one, true in zip(found, pictures.labels, strict=True)]))
@@ -158,6 +163,12 @@ class MnistCnn(TextbookRecipe):
         """MNIST where the folder holds it, scikit-learn's digits elsewhere."""
         return idx.arrays(data, split)
 
+    def truth(self, data: Path) -> Labelled:
+        """The test pictures of MNIST, or the digits where no folder is named: another one has pictures of its own."""
+        if data != Path() and not idx.present(data):
+            raise BrokenData(data, "holds no MNIST; without --data the digits of scikit-learn are taken")
+        return self._held_out(data)
+
     def facts(self, data: Path) -> dict[str, str | int]:
         """Which of the two it was."""
         return idx.FACTS if idx.present(data) else idx.DIGITS_FACTS
@@ -168,9 +179,9 @@ class CifarHyper(TextbookHyper):
 
     epochs: Count = 25
     batch_size: Count = 128
-    widths: tuple[int, int, int] = (32, 64, 128)
+    widths: tuple[Count, Count, Count] = (32, 64, 128)
     dense: Count = 128
-    shift: int = 2
+    shift: int = Field(default=2, ge=0, lt=idx.SIDE)
     mirror: bool = True
 
 
