@@ -48,11 +48,19 @@ class Recipe(ABC, Generic[H]):
     """The metric that stands for the model where there is room for one."""
     unit: ClassVar[str] = "%"
     """Of the headline: `%` for a share, else what it is counted in."""
+    less_is_better: ClassVar[bool] = False
+    """Whether the headline is the better, the smaller it is: an error, a distance."""
     anchor: ClassVar[str] = ""
     """What others reach on the same data, with its source."""
     tolerances: ClassVar[Mapping[str, float]] = {}
     """How far a metric may be from what was recorded, where it depends on more than the exported file."""
     hyper: type[H]
+
+    def headline_of(self, metrics: Mapping[str, float]) -> str:
+        """The name of the headline among the figures of a version: where the data had no test part, it is that of the
+        validation part."""
+        instead = self.headline.replace("test_", "val_", 1)
+        return instead if instead in metrics and self.headline not in metrics else self.headline
 
     def describe(self, hyper: H, data: Path) -> Card:
         """What manifest and card say beside figures."""

@@ -78,9 +78,10 @@ def plot(models: Path) -> bytes:
     for _, manifest in versions(models):
         latency = None if known is None else known.versions.get(f"{manifest.name}/{manifest.version}")
         recipe = RECIPES.get(str(manifest.training.get("recipe")))
-        if latency and recipe and recipe.unit == "%" and recipe.headline in manifest.metrics:
-            score = 100 * manifest.metrics[recipe.headline]
-            points[f"{manifest.name}, {recipe.headline}"].append((latency.row_ms, score, manifest.version))
+        headline = "" if recipe is None else recipe.headline_of(manifest.metrics)
+        if latency and recipe and recipe.unit == "%" and headline in manifest.metrics:
+            score = 100 * manifest.metrics[headline]
+            points[f"{manifest.name}, {headline}"].append((latency.row_ms, score, manifest.version))
     if known is None or not points:
         raise InvalidModel(f"{models} has no version that was both scored and timed: add --measure.")
     for name, found in points.items():
@@ -123,8 +124,9 @@ def _ready(graph: bytes, cores: int, side: int) -> Ready:
 
 def versions(models: Path) -> Iterable[tuple[Path, Manifest]]:
     """All version folders with their manifests, by name and number."""
-    found = sorted(models.glob("*/*/manifest.json"), key=lambda path: (path.parts[-3], int(path.parts[-2])))
-    return [(path.parent, read_manifest(path.parent)) for path in found if path.parts[-2].isdecimal()]
+    numbered = (path for path in models.glob("*/*/manifest.json") if path.parts[-2].isdecimal())
+    found = sorted(numbered, key=lambda path: (path.parts[-3], int(path.parts[-2])))
+    return [(path.parent, read_manifest(path.parent)) for path in found]
 
 
 def _latencies(models: Path) -> Latencies | None:
@@ -164,11 +166,12 @@ def _operations(model: onnx.ModelProto, manifest: Manifest) -> str:
 def _score(manifest: Manifest) -> tuple[str, str]:
     """The headline of its recipe, and what others reach; an adopted version has neither."""
     recipe = RECIPES.get(str(manifest.training.get("recipe")))
-    value = None if recipe is None else manifest.metrics.get(recipe.headline)
+    headline = "" if recipe is None else recipe.headline_of(manifest.metrics)
+    value = manifest.metrics.get(headline)
     if recipe is None or value is None:
         return "", ""
     told = f"{100 * value:.1f} %" if recipe.unit == "%" else f"{value:.4g} {recipe.unit}".rstrip()
-    return f"{recipe.headline} {told}", recipe.anchor
+    return f"{headline} {told}", recipe.anchor
 
 
 def _short(count: int) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from tests.make_models import make_classifier
 from training import cost
 from training.__main__ import main
-from training.report import report
+from training.report import plot, report
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,6 +116,14 @@ def test_times_are_kept_and_printed_with_their_machine(models: Path, capsys: pyt
     (models / "latency.json").unlink()
 
 
+def test_a_version_that_is_being_written_is_left_out(tmp_path: Path) -> None:
+    folder = make_classifier(tmp_path)
+    before = report(tmp_path)
+    for name in (".2.tmp-7", "kept"):
+        shutil.copytree(folder, folder.with_name(name))
+    assert report(tmp_path) == before
+
+
 @pytest.mark.parametrize(
     ("content", "words"), [(None, "holds no version"), ("{}", "latency.json cannot be read")], ids=["empty", "broken"]
 )
@@ -129,3 +139,12 @@ def test_a_folder_that_cannot_be_reported_is_one_sentence(
 @pytest.mark.parametrize("file", ["README.md", "models/README.md"])
 def test_the_table_of_the_shipped_models_is_what_the_command_prints(file: str) -> None:
     assert report(ROOT / "models") in (ROOT / file).read_text()
+
+
+def test_a_version_without_a_test_part_is_told_by_its_validation_part(tmp_path: Path) -> None:
+    training = {"recipe": "imagefolder-classifier"}
+    make_classifier(tmp_path, training=training, metrics={"val_accuracy": 0.875, "val_calibration_error": 0.1})
+    assert "| val_accuracy 87.5 % |" in report(tmp_path)
+    latency = {"tiny-classifier/1": {"row_ms": 1.0, "batch": 4, "batch_ms": 2.0}}
+    (tmp_path / "latency.json").write_text(json.dumps({"machine": "a test", "versions": latency}))
+    assert plot(tmp_path).startswith(b"\x89PNG")

@@ -81,6 +81,7 @@ class Cifar10Autoencoder(Recipe[AutoencoderHyper]):
     hyper = AutoencoderHyper
     headline = "test_bits_per_byte"
     unit = "bits"
+    less_is_better = True
     card = Card(
         task="reconstruct",
         description="Says a small picture again in the words of CIFAR-10, shows where that failed, and how unlike the "
@@ -149,6 +150,7 @@ class Cifar10VaeGenerator(Recipe[AutoencoderHyper]):
     hyper = AutoencoderHyper
     headline = "frechet_distance"
     unit = ""
+    less_is_better = True
     card = Card(
         task="generate",
         description="Makes new 32x32 pictures of no wanted class, softer than those of a GAN, that change smoothly "
