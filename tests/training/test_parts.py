@@ -106,6 +106,18 @@ def test_a_temperature_undoes_overconfidence() -> None:
     assert fit_temperature(logits * 3, labels) == pytest.approx(3, rel=0.1)
 
 
+def test_a_temperature_of_pictures_that_are_all_right_leaves_a_doubt() -> None:
+    logits = 4 * torch.randn(40, 5, generator=seeded())
+    temperature = fit_temperature(logits, logits.argmax(1))
+    sure = torch.softmax(logits / temperature, 1).amax(1)
+    assert 0.9 < float(sure.mean()) < 0.995
+
+
+def test_a_probability_rounded_above_one_is_a_probability() -> None:
+    probabilities, labels = np.array([[1 + 1e-7, 0.0], [0.2, 0.8]]), np.array([0, 1])
+    assert calibration_error(probabilities, labels) == pytest.approx(0.1, abs=1e-6)
+
+
 def test_label_sets_hold_the_right_label_as_often_as_promised() -> None:
     random = np.random.default_rng(0)
     calibrating, new = random.beta(5, 2, 999), random.beta(5, 2, 200_000)
