@@ -41,7 +41,7 @@ class Hyper(BaseModel):
     epochs: Count
     batch_size: Count
     lr: Rate
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=1 << 32)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -105,7 +105,9 @@ def fit(
     metrics = {name: round(float(value), 6) for name, value in trainer.callback_metrics.items()}
     stopped = any(isinstance(callback, EarlyStopping) and callback.stopped_epoch for callback in callbacks)
     finished = stopped or trainer.current_epoch >= hyper.epochs
-    run.update(seconds=round(timer.time_elapsed("train"), 1), finished=finished, metrics=metrics)
+    # A run that lost its power after the last step has nothing left to log.
+    logged = {"metrics": metrics} if metrics else {}
+    run.update(seconds=round(timer.time_elapsed("train"), 1), finished=finished, **logged)
 
 
 def _trainer(plan: Plan, hyper: Hyper, run: Run, callbacks: list[Callback], machine: Machine) -> Trainer:
@@ -141,8 +143,8 @@ def _ignore_advice() -> None:
 
 
 class Checkpoints(Callback):
-    """Keeps the last state: written anew after the first step where `every` has passed or SIGTERM has come, which then
-    ends the run; Lightning moves it into place whole.
+    """Keeps the last state: written anew after the first step where `every` has passed or SIGTERM or SIGINT has come,
+    which then ends the run; Lightning moves it into place whole. A second SIGINT ends it at once.
 
     Lightning's own ModelCheckpoint forgets `train_time_interval` under manual optimisation, and its own end at SIGTERM
     comes also between two epochs, where a checkpoint does not resume to the same weights (2.6.6).
@@ -151,27 +153,38 @@ class Checkpoints(Callback):
     def __init__(self, path: Path, every: datetime.timedelta) -> None:
         self._path, self._every = path, every.total_seconds()
         self._last = time.monotonic()
-        self._stop = False
+        self._stop = 0
+        self._interrupt = signal.getsignal(signal.SIGINT)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take SIGTERM over from Lightning, which gives it back at the end."""
+        """Take SIGTERM over from Lightning, which gives it back at the end, and SIGINT from who has it."""
         signal.signal(signal.SIGTERM, self._stop_soon)
+        self._interrupt = signal.signal(signal.SIGINT, self._stop_soon)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give SIGINT back."""
+        signal.signal(signal.SIGINT, self._interrupt)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give SIGINT back."""
+        signal.signal(signal.SIGINT, self._interrupt)
 
     def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
         """Save where it is time, and end the run where that was asked of one of its processes.
 
-        Raises SIGTERMException.
+        Raises SIGTERMException, a SystemExit whose code says which signal it was.
         """
         agreed = functools.partial(trainer.strategy.reduce_boolean_decision, all=False)
-        stop = agreed(self._stop)
+        stop = agreed(bool(self._stop))
         if stop or agreed(time.monotonic() - self._last >= self._every):
             trainer.save_checkpoint(self._path)
             self._last = time.monotonic()
         if stop:
-            raise SIGTERMException
+            raise SIGTERMException(128 + (self._stop or signal.SIGTERM))
 
-    def _stop_soon(self, *_: Any) -> None:
-        self._stop = True
+    def _stop_soon(self, number: int, _: Any) -> None:
+        self._stop = number
+        signal.signal(signal.SIGINT, self._interrupt)
 
 
 class Lines(Callback):

@@ -14,8 +14,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import ValidationError
 
-from app.manifest import CARD, GRAPH, LABELS, Manifest, digest_files, write_manifest
+from app.manifest import CARD, GRAPH, LABELS, Manifest, digest_files, explain, write_manifest
 from app.runtime.ort import OrtSession
 from training import onnx_file
 from training.card import write_card
@@ -44,8 +45,8 @@ def export(
     repeats `note`.
 
     Raises:
-        ExportRefused: the version is there already, or torch and ONNX Runtime disagree.
-        RunRefused, BrokenData: the run or the data cannot be used.
+        ExportRefused: the version is there already, training diverged, or torch and ONNX Runtime disagree.
+        RunRefused, BrokenData: the run or the data cannot be used, or the data have other labels than the run.
     """
     record = run.read()
     if record["recipe"] not in (recipe.name, recipe.run_of):
@@ -53,15 +54,25 @@ def export(
     home = models / (name or recipe.name)
     version = number or next_version(home)
     hyper = recipe.hyper(**record["hyper"])
+    card = recipe.describe(hyper, data)
+    if record["recipe"] == recipe.name:
+        run.check_labels(card.labels)
     graph, examples = recipe.graph(hyper, run.weights(), data), recipe.examples(hyper, data)
+    _check_numbers(graph, run)
     content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
     agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
-    card = recipe.describe(hyper, data)
     manifest = _manifest(recipe.name, card, home.name, version, record | {"note": note}, agreed)
     with draft(home, version) as folder:
         (folder / GRAPH).write_bytes(content)
         _fill(recipe, hyper, card, manifest, folder, data)
     return home / str(version)
+
+
+def _check_numbers(graph: torch.nn.Module, run: Run) -> None:
+    """Raise ExportRefused where training left the numbers that a network can have."""
+    numbers = (value for value in graph.state_dict().values() if value.is_floating_point())
+    if not all(bool(value.isfinite().all()) for value in numbers):
+        raise ExportRefused(f"{run.folder} diverged: its weights are no numbers. Train again with a smaller lr")
 
 
 def _fill(recipe: Recipe[Any], hyper: Any, card: Card, manifest: Manifest, folder: Path, data: Path) -> None:
@@ -80,7 +91,7 @@ def _fill(recipe: Recipe[Any], hyper: Any, card: Card, manifest: Manifest, folde
 def _manifest(
     recipe: str, card: Card, name: str, version: int, record: dict[str, Any], parity: dict[str, float]
 ) -> Manifest:
-    """Everything but score and digests."""
+    """Everything but score and digests. Raises ExportRefused for a name that no model may have."""
     training = {
         "recipe": recipe,
         "command": record["command"],
@@ -96,11 +107,14 @@ def _manifest(
         "validation": record.get("metrics", {}),
         "note": record["note"],
     }
-    return Manifest(
-        name=name, version=version, task=card.task, description=card.description, licence=card.licence,
-        image=card.image, palette=card.palette, tiling=card.tiling, data=dict(card.data), training=training,
-        parity=parity, files={}, created=now(),
-    )  # fmt: skip
+    try:
+        return Manifest(
+            name=name, version=version, task=card.task, description=card.description, licence=card.licence,
+            image=card.image, palette=card.palette, tiling=card.tiling, data=dict(card.data), training=training,
+            parity=parity, files={}, created=now(),
+        )  # fmt: skip
+    except ValidationError as error:
+        raise ExportRefused(explain(error, Manifest)) from None
 
 
 def now() -> str:

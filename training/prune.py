@@ -58,6 +58,7 @@ def prune(recipe: Recipe[Any], source: Run, target: Run, data: Path, share: floa
     module: Any = plan.module
     for part in (module.network, module.average.module, module.best.module):
         _load(part, pruned.state_dict(), recipe.name)
+    target.learns(recipe.describe(narrower, data).labels)
     engine.fit(plan, narrower, target)
 
 

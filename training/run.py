@@ -8,6 +8,7 @@ RUN/tensorboard/             curves
 import json
 import os
 import platform
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,13 +39,16 @@ class Run:
     def begin(self, recipe: str, hyper: dict[str, Any], command: str, resume: bool) -> None:
         """Write the first record, or check that a resumed run asks for the same thing.
 
-        RunRefused where nothing can be resumed, other hyper-parameters were asked for, or a run is already there.
+        RunRefused where nothing can be resumed, other hyper-parameters were asked for, or a run is already there, or
+        finished.
         """
         if resume:
             self._check_same(recipe, hyper)
             return
         if self.checkpoint.exists():
-            raise RunRefused(f"{self.folder} already holds a run: add --resume to go on, or choose another --out")
+            raise RunRefused(
+                f"{self.folder} holds a run already: fit --resume goes on with it, or choose another --out"
+            )
         self.folder.mkdir(parents=True, exist_ok=True)
         self.write(
             {
@@ -67,6 +71,19 @@ class Run:
         changed = sorted(key for key in hyper if hyper[key] != record["hyper"].get(key))
         if changed:
             raise RunRefused(f"{self.folder} was started with other values of {', '.join(changed)}")
+        if record["finished"]:
+            raise RunRefused(f"{self.folder} is finished: export it, or choose another --out")
+
+    def learns(self, labels: Sequence[str]) -> None:
+        """Record what the run tells apart; RunRefused where it is resumed, and told other things apart before."""
+        self.check_labels(labels)
+        self.update(labels=list(labels))
+
+    def check_labels(self, labels: Sequence[str]) -> None:
+        """Nothing, where the run tells these apart; RunRefused where it learned others, or in another order."""
+        known = self.read().get("labels", list(labels))
+        if known != list(labels):
+            raise RunRefused(f"{self.folder} learned {_named(known)}; the data have {_named(labels)}")
 
     def read(self) -> dict[str, Any]:
         """The record; RunRefused where there is none."""
@@ -107,6 +124,10 @@ def fast_bfloat16() -> bool:
     if torch.cuda.is_available():
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return bool(torch.cpu._is_avx512_bf16_supported())
+
+
+def _named(labels: Sequence[str]) -> str:
+    return ", ".join(labels) or "no labels"
 
 
 def submodule(state: dict[str, torch.Tensor], name: str) -> dict[str, torch.Tensor]:

@@ -221,6 +221,13 @@ def test_the_next_version_follows_the_largest(tmp_path: Path) -> None:
     assert next_version(tmp_path) == 11
 
 
+def test_a_name_that_no_model_may_have_is_refused(tiny_runs: dict[str, Run], data: Path, tmp_path: Path) -> None:
+    name = "camvid-segmenter"
+    with pytest.raises(ExportRefused, match="name: String should match"):
+        export(RECIPES[name], tiny_runs[name], data, tmp_path / "models", name="my model")
+    assert not (tmp_path / "models").exists()
+
+
 def test_a_run_of_another_recipe_is_refused(tiny_runs: dict[str, Run], data: Path, tmp_path: Path) -> None:
     with pytest.raises(ExportRefused, match="is a run of camvid-segmenter"):
         export(RECIPES["cifar10-classifier"], tiny_runs["camvid-segmenter"], data, tmp_path)

@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from tiny import TINY, Fit, PowerCut
 
 from training.data.feed import Draw, Feed, Slices
 from training.engine import Plan
+from training.export import ExportRefused, export
+from training.recipes import RECIPES
 from training.run import Run, RunRefused
 
 
@@ -50,8 +53,9 @@ def _check_same_weights(whole: Run, resumed: Run) -> None:
         torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
 
 
-def test_a_run_that_sigterm_stops_keeps_its_state_and_is_resumed_to_the_same_weights(
-    data: Path, tmp_path: Path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_a_signal_stops_keeps_its_state_and_is_resumed_to_the_same_weights(
+    number: signal.Signals, data: Path, tmp_path: Path
 ) -> None:
     def command(out: str) -> list[str]:
         tiny = [f"{key}={json.dumps(value)}" for key, value in {**TINY["cifar10-classifier"], "epochs": 60}.items()]
@@ -67,10 +71,10 @@ def test_a_run_that_sigterm_stops_keeps_its_state_and_is_resumed_to_the_same_wei
     assert stopped.stdout is not None
     for line in stopped.stdout:
         if "epoch 3 of 60" in line:
-            stopped.send_signal(signal.SIGTERM)
+            stopped.send_signal(number)
             break
     _, said = stopped.communicate(timeout=60)
-    assert stopped.returncode == 128 + signal.SIGTERM
+    assert stopped.returncode == 128 + number
     assert "add --resume to go on" in said
     assert not Run(tmp_path / "stopped").read()["finished"]
     for arguments in ([*command("stopped"), "--resume"], command("whole")):
@@ -121,7 +125,7 @@ def test_a_run_writes_only_below_its_folder(
 
 def test_a_run_is_not_begun_over_another(tiny_runs: dict[str, Run]) -> None:
     run = tiny_runs["camvid-segmenter"]
-    with pytest.raises(RunRefused, match="already holds a run"):
+    with pytest.raises(RunRefused, match="holds a run already"):
         run.begin("camvid-segmenter", run.read()["hyper"], "again", resume=False)
 
 
@@ -129,6 +133,48 @@ def test_a_run_is_not_resumed_with_other_hyper_parameters(tiny_runs: dict[str, R
     run = tiny_runs["camvid-segmenter"]
     with pytest.raises(RunRefused, match="started with other values of lr"):
         run.begin("camvid-segmenter", run.read()["hyper"] | {"lr": 5.0}, "again", resume=True)
+
+
+def test_a_finished_run_is_not_resumed(tiny_runs: dict[str, Run]) -> None:
+    run = tiny_runs["camvid-segmenter"]
+    with pytest.raises(RunRefused, match="is finished: export it"):
+        run.begin("camvid-segmenter", run.read()["hyper"], "again", resume=True)
+
+
+def test_a_run_that_ended_after_its_last_step_keeps_what_was_logged(
+    fit_tiny: Fit, tiny_runs: dict[str, Run], tmp_path: Path
+) -> None:
+    shutil.copytree(tiny_runs["camvid-segmenter"].folder, tmp_path / "run")
+    before = Run(tmp_path / "run").read()
+    Run(tmp_path / "run").update(finished=False)
+    assert fit_tiny("camvid-segmenter", tmp_path / "run", resume=True).read() == before
+
+
+def test_a_run_is_not_resumed_or_exported_where_it_would_tell_other_things_apart(
+    tiny_runs: dict[str, Run], data: Path, tmp_path: Path
+) -> None:
+    name = "bccd-detector"
+    shutil.copytree(tiny_runs[name].folder, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    run.learns(["circle", "cross"])
+    with pytest.raises(RunRefused, match="learned circle, cross; the data have cross, circle"):
+        run.learns(["cross", "circle"])
+    with pytest.raises(RunRefused, match="learned circle, cross; the data have circle, cross, square"):
+        export(RECIPES[name], run, data, tmp_path / "models")
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_run_that_diverged_is_not_exported(tiny_runs: dict[str, Run], data: Path, tmp_path: Path) -> None:
+    name = "camvid-segmenter"
+    shutil.copytree(tiny_runs[name].folder, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    state = torch.load(run.checkpoint, weights_only=True)
+    for key, value in state["state_dict"].items():
+        if key.startswith("average.module") and value.is_floating_point():
+            value.fill_(float("nan"))
+    torch.save(state, run.checkpoint)
+    with pytest.raises(ExportRefused, match="diverged"):
+        export(RECIPES[name], run, data, tmp_path / "models")
 
 
 def test_nothing_to_resume_is_said(tmp_path: Path) -> None:
