@@ -3,7 +3,6 @@
 import json
 import re
 import shlex
-import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -73,9 +72,10 @@ def fit(
     run = Run(out or Path("runs") / name)
     run.begin(name, hyper.model_dump(mode="json"), _command(name, hyper, recipe), resume)
     engine.seed(hyper.seed)
-    machine = engine.Machine(device, devices, nodes, workers)
-    engine.fit(recipe.plan(hyper, data, run), hyper, run, resume=resume, machine=machine)
-    console.print(f"{name}: trained in {run.folder}; next: imago-train export {name} --run {run.folder} --data {data}")
+    plan = recipe.plan(hyper, data, run)
+    run.learns(recipe.describe(hyper, data).labels)
+    engine.fit(plan, hyper, run, resume=resume, machine=engine.Machine(device, devices, nodes, workers))
+    console.print(f"{name}: trained in {run.folder}; next: {_next(name, run, data)}")
 
 
 @cli.command()
@@ -144,7 +144,7 @@ def quantize(
     data: DataFolder = HERE,
     precision: Annotated[Literal["int8", "fp16"], typer.Option(help="int8 for CPUs, fp16 for GPUs.")] = "int8",
     pictures: Annotated[int, typer.Option(min=1, help="Training pictures that ranges are found on.")] = 512,
-    loss: Annotated[float, typer.Option(min=0, help="How far the score may fall: 0.005 is half a point.")] = 0.005,
+    loss: Annotated[float, typer.Option(min=0, help="How much worse the score may be: 0.005 is half a point.")] = 0.005,
     force: Annotated[bool, typer.Option("--force", help="Make the version even if it is worse, or no faster.")] = False,
 ) -> None:
     """Make the next version of a model in INT8 or half precision, if it is faster and about as good."""
@@ -166,10 +166,17 @@ def prune(
 ) -> None:
     """Take the least important channels out of a trained network, and train what is left; export it as any run."""
     target = Run(out or run.with_name(f"{run.name}-pruned"))
-    prune_run(_recipe(name), Run(run), target, data, share, _pairs(other or []))
-    console.print(
-        f"{name}: pruned in {target.folder}; next: imago-train export {name} --run {target.folder} --data {data}"
-    )
+    recipe, values = _recipe(name), _pairs(other or [])
+    _hyper(recipe, values)
+    try:
+        prune_run(recipe, Run(run), target, data, share, values)
+    except SIGTERMException as stopped:
+        hyper = _hyper(recipe, target.read()["hyper"])
+        folders = shlex.join(["--out", str(target.folder), "--data", str(data)])
+        again = _command(name, hyper, recipe).replace("--data DIR", f"{folders} --resume")
+        typer.secho(f"imago-train: stopped, and the state is kept; to go on: {again}", err=True)
+        sys.exit(stopped.code)
+    console.print(f"{name}: pruned in {target.folder}; next: {_next(name, target, data)}")
 
 
 @cli.command()
@@ -276,11 +283,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line (the process's own without `arguments`); a refusal is one sentence and exit code 1."""
     try:
         cli(arguments)
-    except SIGTERMException:
-        typer.secho("imago-train: stopped by SIGTERM, the state is kept: add --resume to go on", err=True)
-        sys.exit(128 + signal.SIGTERM)
+    except SIGTERMException as stopped:
+        typer.secho("imago-train: stopped, and the state is kept: add --resume to go on", err=True)
+        sys.exit(stopped.code)
     except REFUSALS as refusal:
         typer.secho(f"imago-train: {refusal}", err=True, fg="red")
+        sys.exit(1)
+    except OSError as error:  # a full disk, a folder that is a file: the system's own words are the answer
+        typer.secho(f"imago-train: {error}", err=True, fg="red")
         sys.exit(1)
 
 
@@ -311,6 +321,11 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
+
+
+def _next(name: str, run: Run, data: Path) -> str:
+    """The command that comes after training."""
+    return shlex.join(["imago-train", "export", name, "--run", str(run.folder), "--data", str(data)])
 
 
 def _command(name: str, hyper: engine.Hyper, recipe: Recipe[Any]) -> str:

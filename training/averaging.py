@@ -4,6 +4,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 from lightning.pytorch import LightningModule
+from pydantic import Field
 from torch import nn
 
 from training.engine import Average, Hyper
@@ -17,10 +18,10 @@ N = TypeVar("N", bound=nn.Module)
 class AveragedHyper(Hyper):
     """What such a loop lets one choose."""
 
-    weight_decay: float = 0.0
-    warm_up: int = 0
+    weight_decay: float = Field(default=0.0, ge=0)
+    warm_up: int = Field(default=0, ge=0)
     """Steps."""
-    decay: float = 0.998
+    decay: float = Field(default=0.998, ge=0, lt=1)
     """How much of the average stays at a step."""
 
 

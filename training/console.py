@@ -2,4 +2,4 @@
 
 from rich.console import Console
 
-console = Console(soft_wrap=True, highlight=False)
+console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 
 from training.averaging import AveragedHyper, AveragedLoop
 from training.data.feed import Draw, Feed
-from training.engine import Count
+from training.engine import Count, Rate
 
 WATCHED = "validation/psnr"
 
@@ -23,11 +24,11 @@ class EnhanceHyper(AveragedHyper):
     epochs: Count = 60
     """Of as many windows as `windows` cuts from each photograph."""
     batch_size: Count = 16
-    lr: float = 1e-3
+    lr: Rate = 1e-3
     windows: Count = 16
     side: Count = 96
     """Pixels of the side of a window of the result."""
-    warm_up: int = 100
+    warm_up: int = Field(default=100, ge=0)
     width: Count = 48
     blocks: Count = 5
 

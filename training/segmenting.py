@@ -6,6 +6,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,12 +27,11 @@ class SegmentHyper(AveragedHyper):
 
     batch_size: Count = 8
     lr: Rate = 2e-3
-    weight_decay: float = 0.02
-    warm_up: int = 100
-    scales: tuple[float, float] = (0.6, 1.8)
-    colour: float = 0.3
-    decay: float = 0.998
-    width: int = 32
+    weight_decay: float = Field(default=0.02, ge=0)
+    warm_up: int = Field(default=100, ge=0)
+    scales: tuple[Rate, Rate] = (0.6, 1.8)
+    colour: float = Field(default=0.3, ge=0, le=1)
+    width: int = Field(default=32, ge=2)
     validate_every: Count = 20
 
 

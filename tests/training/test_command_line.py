@@ -51,6 +51,9 @@ def test_missing_data_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFix
         (["fit", "cifar10-classifier", "--set", "smothing=0.1"], "smoothing"),
         (["fit", "cifar10-classifier", "--set", "smoothing"], "takes KEY=VALUE"),
         (["fit", "cifar10-classifier", "--epochs", "0"], "epochs"),
+        (["fit", "cifar10-classifier", "--seed", "4294967296"], "seed"),
+        (["prune", "imagefolder-classifier", "--run", "runs/mine", "--set", "epoch=3"], "did you mean 'epochs'"),
+        (["prune", "imagefolder-classifier", "--run", "runs/mine", "--set", "lr=-1"], "lr: Input should be greater"),
         (["distill", "voc-detector", "--teacher", "models/mine/1"], "recipes that do are imagefolder-classifier"),
     ],
 )
@@ -70,3 +73,20 @@ def test_a_contact_sheet_is_not_laid_among_the_pictures(
     assert "lies among the pictures" in " ".join(capsys.readouterr().err.split())
     assert sorted(tmp_path.rglob("*")) == before
     assert run_main(["data", "inspect", ".", "--out", str(tmp_path / "sheet.png")]) == 0
+
+
+def test_what_the_system_refuses_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_folders(tmp_path / "shapes", 5)
+    assert run_main(["data", "inspect", str(data), "--out", str(tmp_path / "nowhere" / "sheet.png")]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert error.startswith("imago-train: [Errno 2] No such file or directory")
+    assert "Traceback" not in error
+
+
+def test_names_are_printed_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "[old] :apple:"
+    folder.mkdir()
+    assert (
+        run_main(["data", "inspect", str(write_folders(tmp_path / "shapes", 5)), "--out", f"{folder}/sheet.png"]) == 0
+    )
+    assert f"contact sheet: {folder}/sheet.png" in capsys.readouterr().out
