@@ -3,6 +3,7 @@
 import datetime
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from shapes import write_folders
 from tiny import TINY, Fit, PowerCut
 
 from training.data.feed import Draw, Feed, Slices
@@ -80,6 +82,30 @@ def test_a_run_that_a_signal_stops_keeps_its_state_and_is_resumed_to_the_same_we
     for arguments in ([*command("stopped"), "--resume"], command("whole")):
         subprocess.run([sys.executable, "-m", "training", *arguments], check=True, capture_output=True, timeout=120)
     _check_same_weights(Run(tmp_path / "whole"), Run(tmp_path / "stopped"))
+
+
+def test_what_a_pruning_says_that_was_stopped_goes_on_with_it(tmp_path: Path) -> None:
+    def run(*arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "training", *arguments]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    data = ["--data", str(write_folders(tmp_path / "my shapes", 4))]
+    small = [word for value in ("size=16", "width=8", "epochs=1", 'precision="float32"') for word in ("--set", value)]
+    recipe, first = "imagefolder-classifier", ["--out", str(tmp_path / "first")]
+    fitted = run("fit", recipe, *data, *first, *small)
+    assert fitted.communicate(timeout=60)[1] == ""
+    long = ["--set", "epochs=40", "--set", "patience=40"]
+    pruned = run("prune", recipe, "--run", str(tmp_path / "first"), *data, *long)
+    assert pruned.stdout is not None
+    for line in pruned.stdout:
+        if "epoch 2 of 40" in line:
+            pruned.send_signal(signal.SIGTERM)
+            break
+    _, said = pruned.communicate(timeout=60)
+    assert pruned.returncode == 128 + signal.SIGTERM
+    again = run(*shlex.split(said.partition("to go on: imago-train ")[2]))
+    assert again.communicate(timeout=60)[1] == ""
+    assert Run(tmp_path / "first-pruned").read()["finished"]
 
 
 @pytest.mark.parametrize(

@@ -330,6 +330,14 @@ def test_a_broken_file_of_the_test_part_is_named_before_training_begins(
         able.plan(able.hyper(**options, width=8), tmp_path / "data", Run(tmp_path / "run"))
 
 
+def test_a_generator_of_fewer_pictures_than_it_is_compared_with_is_refused(tmp_path: Path) -> None:
+    able, data = RECIPES["folder-generator"], write_folders(tmp_path / "shapes", 5)
+    for shape in SHAPES[1:]:
+        shutil.rmtree(data / shape)
+    with pytest.raises(BrokenData, match="has 3 pictures to learn from: at least 6 are needed"):
+        able.plan(able.hyper(size=16, width=8), data, Run(tmp_path / "run"))
+
+
 def test_the_largest_picture_that_is_taken_is_the_one_that_is_named() -> None:
     """The header of a PNG of 10,000 x 9,000 pixels, one bit each."""
     buffer = io.BytesIO()
