@@ -13,7 +13,7 @@ import argparse
 import asyncio
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,7 +45,7 @@ class Served(Version):
     url: str
     clients: int
 
-    def answers(self, pictures: Iterable[bytes], **options: Any) -> Iterator[dict[str, Any]]:
+    def answers(self, pictures: Iterable[bytes], names: Sequence[str] = (), **options: Any) -> Iterator[dict[str, Any]]:
         """One result for each encoded picture, in order."""
         chosen = self.task.Options(**options).model_dump(mode="json", by_alias=True, exclude_unset=True)
         target = {"model": self.manifest.name, "version": self.manifest.version, **chosen}

@@ -14,17 +14,20 @@ matplotlib.use("Agg")
 _TILE = 128
 _CAPTION = 28
 _COLUMNS = 6
+_LARGEST = 40.0
+"""Inches of a diagram: that of a thousand labels would take gigabytes otherwise."""
 
 
 def confusion_figure(matrix: NDArray[np.int64], labels: Sequence[str]) -> bytes:
     """A confusion matrix, a row a true label, as shares of the row."""
-    side = max(4.0, 0.45 * len(labels) + 1.5)
+    side = min(_LARGEST, max(4.0, 0.45 * len(labels) + 1.5))
+    size = min(10.0, 30 * side / len(labels))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     shares = matrix / matrix.sum(1, keepdims=True).clip(1)
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(labels)), labels, rotation=90)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), [*map(_plain, labels)], rotation=90, fontsize=size)
+    axes.set_yticks(range(len(labels)), [*map(_plain, labels)], fontsize=size)
     axes.set_xlabel("answered")
     axes.set_ylabel("true")
     if len(labels) <= 20:
@@ -56,7 +59,7 @@ def precision_figure(curves: NDArray[np.float64], labels: Sequence[str]) -> byte
     axes = figure.add_subplot()
     for curve, label in zip(curves, labels, strict=True):
         if not np.isnan(curve).any():
-            axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{label}, AP {curve.mean():.2f}")
+            axes.plot(np.linspace(0, 1, len(curve)), curve, label=f"{_plain(label)}, AP {curve.mean():.2f}")
     axes.set_xlabel("recall")
     axes.set_ylabel("precision at an IoU of 0.5")
     axes.legend()
@@ -79,6 +82,11 @@ def sheet(pictures: Sequence[tuple[NDArray[np.uint8], str]]) -> bytes:
     buffer = io.BytesIO()
     canvas.save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _plain(label: str) -> str:
+    """A label that matplotlib takes for no formula."""
+    return label.replace("$", r"\$")
 
 
 def _png(figure: Figure) -> bytes:

@@ -22,14 +22,15 @@ def accuracy(predicted: Tensor, labels: Tensor) -> float:
 def fit_temperature(logits: Tensor, labels: Tensor) -> float:
     """The T that minimises the cross entropy of float [N,C] logits / T (Guo et al. 2017, arXiv 1706.04599).
 
-    It is that of one picture more, of which nothing is known: where all are right, no T is small enough otherwise, and
-    every answer would be as sure as can be (Platt 1999, section 2.2, smooths his targets for the same reason).
+    Where all are right no T is small enough, and every answer would be as sure as can be: there one picture more is
+    counted, of which nothing is known (Platt 1999, section 2.2, smooths his targets for the same reason).
 
     In 1/T the loss is convex, so the zero of its slope is found by halving.
     """
     low, high = 0.01, 100.0
-    right, unknown = logits.gather(1, labels[:, None])[:, 0], 1 / (len(labels) + 1)
-    wanted = (1 - unknown) * right + unknown * logits.mean(1)
+    wanted = logits.gather(1, labels[:, None])[:, 0]
+    if bool((logits.argmax(1) == labels).all()):
+        wanted = wanted + (logits.mean(1) - wanted) / (len(labels) + 1)
     for _ in range(50):
         middle = (low * high) ** 0.5
         expected = (torch.softmax(middle * logits, 1) * logits).sum(1)

@@ -1,5 +1,6 @@
 """Evaluation by parts: pictures in every format, figures that are none, versions that cannot be compared."""
 
+import io
 import json
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from training.data.voc import Box
 from training.evaluation import classification, detection, segmentation
 from training.evaluation.comparison import bootstrap, by_redrawing
 from training.evaluation.run import evaluate, truth
+from training.figures import confusion_figure, precision_figure
 from training.quantize import prepared
 from training.recipes import RECIPES
 from training.run import Run
@@ -90,6 +92,23 @@ def test_redrawn_sets_without_a_figure_do_not_count() -> None:
     void = np.zeros((3, 2, 2), np.int64)
     some = np.concatenate([void, [[[9, 1], [1, 9]]]])
     assert bootstrap(some, some, 100).p_value == 1
+
+
+def test_a_diagram_of_many_labels_stays_small_enough_to_draw() -> None:
+    content = confusion_figure(np.eye(150, dtype=np.int64), [f"class {number}" for number in range(150)])
+    assert max(Image.open(io.BytesIO(content)).size) <= 4400
+
+
+def test_labels_with_dollars_are_no_formulas() -> None:
+    labels = ["$a_$", "5$ to 10$"]
+    for content in (confusion_figure(np.eye(2, dtype=np.int64), labels), precision_figure(np.ones((2, 101)), labels)):
+        Image.open(io.BytesIO(content)).verify()
+
+
+def test_the_folder_one_is_in_has_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(write_folders(tmp_path / "shapes", 5))
+    recipe = RECIPES["imagefolder-classifier"]
+    assert recipe.describe(recipe.hyper(), Path()).data["name"] == "shapes"
 
 
 def test_pictures_of_ones_own_are_not_passed_over_for_digits(tmp_path: Path) -> None:

@@ -55,21 +55,26 @@ def _check_same_weights(whole: Run, resumed: Run) -> None:
         torch.testing.assert_close(found[key], value, rtol=0, atol=0, msg=key)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_a_signal_stops_keeps_its_state_and_is_resumed_to_the_same_weights(
-    number: signal.Signals, data: Path, tmp_path: Path
-) -> None:
-    def command(out: str) -> list[str]:
-        tiny = [f"{key}={json.dumps(value)}" for key, value in {**TINY["cifar10-classifier"], "epochs": 60}.items()]
-        options = [word for pair in (*tiny, 'precision="float32"') for word in ("--set", pair)]
-        return ["fit", "cifar10-classifier", "--data", str(data), "--out", str(tmp_path / out), *options]
+def _long_fit(data: Path, out: Path) -> list[str]:
+    tiny = [f"{key}={json.dumps(value)}" for key, value in {**TINY["cifar10-classifier"], "epochs": 60}.items()]
+    options = [word for pair in (*tiny, 'precision="float32"') for word in ("--set", pair)]
+    return [
+        sys.executable,
+        "-m",
+        "training",
+        "fit",
+        "cifar10-classifier",
+        "--data",
+        str(data),
+        "--out",
+        str(out),
+        *options,
+    ]
 
-    stopped = subprocess.Popen(
-        [sys.executable, "-m", "training", *command("stopped")],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+
+def _stop(command: list[str], number: signal.Signals) -> None:
+    """Send a signal to a fit in its third epoch, which ends it."""
+    stopped = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert stopped.stdout is not None
     for line in stopped.stdout:
         if "epoch 3 of 60" in line:
@@ -78,10 +83,22 @@ def test_a_run_that_a_signal_stops_keeps_its_state_and_is_resumed_to_the_same_we
     _, said = stopped.communicate(timeout=60)
     assert stopped.returncode == 128 + number
     assert "add --resume to go on" in said
+
+
+def test_a_run_that_sigterm_stops_keeps_its_state_and_is_resumed_to_the_same_weights(
+    data: Path, tmp_path: Path
+) -> None:
+    _stop(_long_fit(data, tmp_path / "stopped"), signal.SIGTERM)
     assert not Run(tmp_path / "stopped").read()["finished"]
-    for arguments in ([*command("stopped"), "--resume"], command("whole")):
-        subprocess.run([sys.executable, "-m", "training", *arguments], check=True, capture_output=True, timeout=120)
+    for command in ([*_long_fit(data, tmp_path / "stopped"), "--resume"], _long_fit(data, tmp_path / "whole")):
+        subprocess.run(command, check=True, capture_output=True, timeout=120)
     _check_same_weights(Run(tmp_path / "whole"), Run(tmp_path / "stopped"))
+
+
+def test_a_run_that_is_interrupted_by_hand_keeps_its_state(data: Path, tmp_path: Path) -> None:
+    _stop(_long_fit(data, tmp_path), signal.SIGINT)
+    assert Run(tmp_path).checkpoint.is_file()
+    assert not Run(tmp_path).read()["finished"]
 
 
 def test_what_a_pruning_says_that_was_stopped_goes_on_with_it(tmp_path: Path) -> None:

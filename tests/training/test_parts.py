@@ -110,7 +110,7 @@ def test_a_temperature_of_pictures_that_are_all_right_leaves_a_doubt() -> None:
     logits = 4 * torch.randn(40, 5, generator=seeded())
     temperature = fit_temperature(logits, logits.argmax(1))
     sure = torch.softmax(logits / temperature, 1).amax(1)
-    assert 0.9 < float(sure.mean()) < 0.995
+    assert 0.8 < float(sure.mean()) < 0.995
 
 
 def test_a_probability_rounded_above_one_is_a_probability() -> None:

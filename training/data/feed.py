@@ -45,7 +45,11 @@ class Feed(Generic[Batch]):
         return f"<Feed of {self._count} rows: epoch {self._epoch}, batch {self._position} of {len(self)}>"
 
     def __len__(self) -> int:
-        return max(1, self._count // (self._size * _share()[1]))
+        return max(1, self._count // (self._rows() * _share()[1]))
+
+    def _rows(self) -> int:
+        """Of a batch of this process: fewer where there are not enough for all processes."""
+        return max(1, min(self._size, self._count // _share()[1]))
 
     def __iter__(self) -> Iterator[Batch]:
         # Lightning stops asking after the last batch, so the epoch is turned when the next one begins.
@@ -76,12 +80,12 @@ class Feed(Generic[Batch]):
     def _draw(self) -> Callable[[int], Draw]:
         """The draws of this epoch by position."""
         epoch, order = self._epoch, torch.randperm(self._count, generator=self._generator(self._epoch, 0))
-        rank, processes = _share()
+        (rank, processes), size = _share(), self._rows()
 
         def draw(position: int) -> Draw:
             number = position * processes + rank
             random = self._generator(epoch, number + 1)
-            rows = self._chosen(random) if self._poisson else order[number * self._size : (number + 1) * self._size]
+            rows = self._chosen(random) if self._poisson else order[number * size : (number + 1) * size]
             return Draw(rows, random, epoch)
 
         return draw

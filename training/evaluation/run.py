@@ -40,7 +40,7 @@ def evaluate(folder: Path, data: Path, out: Path, against: Path | None = None) -
     if other is not None:
         found = judge.compare(answers, judge.ask(other, pictures))
         figures["comparison"] = found.figures(_name(version), _name(other))
-    figures = {"model": _name(version), "data": data.name, **figures}
+    figures = {"model": _name(version), "data": data.absolute().name, **figures}
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.json").write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     for name, file in files.items():

@@ -135,7 +135,7 @@ class FolderGenerator(Recipe[FolderGeneratorHyper]):
             task="generate",
             description=f"Makes new {hyper.size}x{hyper.size} pictures of: {', '.join(folder.classes[:10])}.",
             licence="Of the pictures that it was trained on.",
-            data={"name": data.name, "pictures": f"{count}"},
+            data={"name": data.absolute().name, "pictures": f"{count}"},
             labels=folder.classes,
             uses="Play, and a look at what a small GAN makes of few pictures.",
             limits="Its figures compare thumbnails of 8x8 pixels: they say whether colours and places are as varied as "

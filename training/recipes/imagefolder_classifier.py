@@ -97,7 +97,10 @@ class ImageFolderClassifier(Recipe[FolderHyper]):
             task="classify",
             description=f"Says which of {len(folder.classes)} classes a picture shows: {_some(folder.classes)}.",
             licence="Of the pictures that it was trained on.",
-            data={"name": data.name, "pictures": ", ".join(f"{count} {split}" for split, count in counts.items())},
+            data={
+                "name": data.absolute().name,
+                "pictures": ", ".join(f"{count} {split}" for split, count in counts.items()),
+            },
             labels=folder.classes,
             image=_input(hyper.size),
             uses="Sorting pictures like those that it was trained on.",

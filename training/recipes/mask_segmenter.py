@@ -66,7 +66,7 @@ class MaskSegmenter(Recipe[MaskHyper]):
             task="segment",
             description=f"Labels every pixel with one of {len(labels)} classes: {', '.join(labels[:12])}.",
             licence="Of the pictures that it was trained on.",
-            data={"name": data.name, "pictures": counts},
+            data={"name": data.absolute().name, "pictures": counts},
             labels=labels,
             image=_input(hyper),
             palette=tuple(default_palette(len(labels))),

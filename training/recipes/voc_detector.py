@@ -49,7 +49,7 @@ class VocDetector(Recipe[DetectHyper]):
             task="detect",
             description=f"Finds {', '.join(scenes.labels[:12])} and the box around each.",
             licence="Of the pictures that it was trained on.",
-            data={"name": data.name, "pictures": counts},
+            data={"name": data.absolute().name, "pictures": counts},
             labels=scenes.labels,
             image=_input(hyper),
             palette=tuple(default_palette(len(scenes.labels))),
