@@ -32,6 +32,9 @@ class AsyncClient:
         timeout: seconds that a call may take, retries and waits among them, where the call names none. The service is
             told (`X-Request-Timeout-Ms`), and drops what it could not answer by then.
         retries: when and how often a request is sent again.
+
+    Raises:
+        ValueError: the URL is none, or the key can stand in no header.
     """
 
     def __init__(
@@ -39,12 +42,17 @@ class AsyncClient:
     ) -> None:
         self._timeout = timeout
         self._retries = retries or Retries()
-        self._http = httpx.AsyncClient(
-            base_url=url,
-            headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
-            limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP),
-            timeout=None,  # noqa: S113 - each call has a deadline
-        )
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("the API key has characters that no header holds")
+        try:
+            self._http = httpx.AsyncClient(
+                base_url=url,
+                headers={} if api_key is None else {"Authorization": f"Bearer {api_key}"},
+                limits=httpx.Limits(max_connections=None, keepalive_expiry=_KEEP),
+                timeout=None,  # noqa: S113 - each call has a deadline
+            )
+        except httpx.InvalidURL as error:
+            raise ValueError(f"{url!r} is no URL ({error})") from None
         self.jobs = AsyncJobs(self._http, self.send)
         """Pictures that are left to be answered in time."""
         self.galleries = AsyncGalleries(self._http, self.send)

@@ -21,10 +21,11 @@ class Client:
     def __init__(
         self, url: str, api_key: str | None = None, timeout: float = 30.0, retries: Retries | None = None
     ) -> None:
-        self._open = ExitStack()
-        self._portal = self._open.enter_context(start_blocking_portal())
-        client = self._portal.call(partial(AsyncClient, url, api_key, timeout, retries))
-        self._client = self._open.enter_context(self._portal.wrap_async_context_manager(client))
+        with ExitStack() as opening:  # ends the thread where there is no client: the program would never end
+            self._portal = opening.enter_context(start_blocking_portal())
+            client = self._portal.call(partial(AsyncClient, url, api_key, timeout, retries))
+            self._client = opening.enter_context(self._portal.wrap_async_context_manager(client))
+            self._open = opening.pop_all()
         self.jobs = Jobs(self._portal, self._client.jobs)
         self.galleries = Galleries(self._portal, self._client.galleries)
 

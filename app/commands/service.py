@@ -58,8 +58,15 @@ def target_flags() -> list[inspect.Parameter]:
 
 
 def client_of(flags: Mapping[str, Any], retries: Retries | None = None) -> AsyncClient:
-    """The client that `service_flags` ask for."""
-    return AsyncClient(flags["url"], flags["api_key"], flags["timeout"], retries)
+    """The client that `service_flags` ask for.
+
+    Raises:
+        typer.BadParameter: there is no such URL, or no such key.
+    """
+    try:
+        return AsyncClient(flags["url"], flags["api_key"], flags["timeout"], retries)
+    except ValueError as error:
+        raise typer.BadParameter(f"--url, --api-key: {error}.") from None
 
 
 def answer_of(flags: Mapping[str, Any], ask: Callable[[AsyncClient], Awaitable[T]]) -> T:

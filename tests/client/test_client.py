@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
@@ -36,6 +37,17 @@ def refused(client: Client, task: Any = "classify", timeout: float = 30.0) -> Se
     with pytest.raises(ServiceProblem) as caught:
         client.ask(task, b"picture", timeout=timeout)
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("url", "key", "told"),
+    [("http://[::1", None, "is no URL"), ("http://imago", "käse", "key"), ("http://imago", "a\n", "key")],
+)
+def test_a_client_that_cannot_be_made_leaves_no_thread(url: str, key: str | None, told: str) -> None:
+    before = threading.active_count()
+    with pytest.raises(ValueError, match=told):
+        Client(url, key)
+    assert threading.active_count() == before
 
 
 def test_an_answer_has_the_shape_of_its_task(imago: Client) -> None:

@@ -76,3 +76,13 @@ def test_results_that_cannot_be_written_are_told_in_a_sentence(url: str, tmp_pat
     refused = run(url, "results", job.id, "--out", str(tmp_path / "nowhere" / "results.jsonl"))
     assert refused.exit_code == 1
     assert "No such file or directory" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [(("--url", "http://[::1"), "is no URL"), (("--url", "http://127.0.0.1:1", "--api-key", "ä"), "the API key")],
+)
+def test_an_address_or_a_key_that_is_none_is_told_in_a_sentence(flags: tuple[str, ...], told: str) -> None:
+    refused = CliRunner().invoke(cli, ["jobs", "status", *flags], env={"COLUMNS": "200"})
+    assert refused.exit_code == 2
+    assert told in refused.stderr
