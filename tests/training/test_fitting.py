@@ -101,6 +101,15 @@ def test_a_run_that_is_interrupted_by_hand_keeps_its_state(data: Path, tmp_path:
     assert not Run(tmp_path).read()["finished"]
 
 
+def test_fewer_pictures_than_a_batch_are_shared_by_two_processes(tmp_path: Path) -> None:
+    data = write_folders(tmp_path / "shapes", 4)
+    small = [word for value in ("size=16", "width=8", "epochs=1", 'precision="float32"') for word in ("--set", value)]
+    command = ["fit", "imagefolder-classifier", "--data", str(data), "--out", str(tmp_path / "run"), *small]
+    two = [sys.executable, "-m", "training", *command, "--device", "cpu", "--devices", "2"]
+    subprocess.run(two, check=True, capture_output=True, timeout=120)
+    assert Run(tmp_path / "run").read()["finished"]
+
+
 def test_what_a_pruning_says_that_was_stopped_goes_on_with_it(tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "training", *arguments]
