@@ -21,7 +21,6 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from app.errors import InvalidModel
-from app.imaging.codec import Decoder
 from app.manifest import GRAPH, Manifest, read_labels, read_verified
 from app.runtime import Choices, Ready, make_ready
 from app.runtime.cores import usable_cores
@@ -31,6 +30,7 @@ from training import onnx_file
 from training.card import write_optimised_card
 from training.data import BrokenData
 from training.export import ExportRefused, complete, draft, next_version, now
+from training.recipe import Recipe
 from training.recipes import RECIPES
 from training.version import Version, assemble, open_version
 
@@ -57,9 +57,20 @@ class Gain:
     """A version beside the one that it was made from."""
 
     folder: Path
+    recipe: Recipe[Any]
     headline: str
     before: Measured
     after: Measured
+
+    @property
+    def lost(self) -> float:
+        """How much worse the headline is; negative where it is better."""
+        fallen = self.before.score - self.after.score
+        return -fallen if self.recipe.less_is_better else fallen
+
+    def told(self, score: float) -> str:
+        """A headline score, or a difference of two, in its unit."""
+        return f"{100 * score:.2f} %" if self.recipe.unit == "%" else f"{score:.4g} {self.recipe.unit}".rstrip()
 
     def table(self) -> str:
         """Both as Markdown."""
@@ -67,7 +78,7 @@ class Gain:
             ("", "before", "after"),
             ("---", "---", "---"),
             ("size", f"{self.before.size / 1e6:.1f} MB", f"{self.after.size / 1e6:.1f} MB"),
-            (self.headline, f"{100 * self.before.score:.2f} %", f"{100 * self.after.score:.2f} %"),
+            (self.headline, self.told(self.before.score), self.told(self.after.score)),
             ("one row", f"{self.before.lone_ms:.3g} ms", f"{self.after.lone_ms:.3g} ms"),
             ("a row among 16", f"{self.before.sixteen_ms:.3g} ms", f"{self.after.sixteen_ms:.3g} ms"),
             ("a row in the best batch", f"{self.before.row_ms:.3g} ms", f"{self.after.row_ms:.3g} ms"),
@@ -92,6 +103,7 @@ def quantize(
         ExportRefused: it would be worse, or no faster.
         BrokenData: there are no pictures to find ranges on, or none to score with.
     """
+    folder = folder.absolute()  # its parent is asked for, and `.` has none
     version = open_version(folder)
     recipe = RECIPES.get(str(version.manifest.training.get("recipe")))
     if recipe is None:
@@ -103,11 +115,14 @@ def quantize(
     number = next_version(folder.parent)
     manifest = _manifest(version.manifest, number, precision, pictures)
     opened = assemble(manifest, labels, made, folder)
+    if manifest.conformal is not None:  # promised of other probabilities than these
+        sets = recipe.calibrate(recipe.hyper.model_validate(manifest.training["hyper"]), opened, data)
+        manifest = manifest.model_copy(update={"conformal": sets})
     metrics = recipe.score(opened, data)
-    headline = recipe.headline
+    headline = recipe.headline_of(metrics)
     before = _measured(content, recipe.score(version, data)[headline])
     after = _measured(made, metrics[headline])
-    gain = Gain(folder.parent / str(number), headline, before, after)
+    gain = Gain(folder.parent / str(number), recipe, headline, before, after)
     if not force:
         _check(gain, precision, loss)
     with draft(folder.parent, number) as scratch:
@@ -119,8 +134,8 @@ def quantize(
 
 def prepared(version: Version, files: Iterable[bytes], count: int) -> onnx_file.Arrays:
     """Rows of the graph's `image` from encoded pictures, as the server prepares them. Raises BrokenData for none."""
-    decoder, options = Decoder(), version.task.Options()
-    rows = [version.task.prepare(decoder.open(file), options).tensors["image"] for file in islice(files, count)]
+    options, taken = version.task.Options(), enumerate(islice(files, count), 1)
+    rows = [version.prepared(file, f"picture {number}", options).tensors["image"] for number, file in taken]
     if not rows:
         raise BrokenData(version.folder, "there are no pictures to find ranges on")
     return {"image": np.concatenate(rows)}
@@ -222,10 +237,10 @@ def _quickest(ready: Ready, rows: int) -> float:
 
 
 def _check(gain: Gain, precision: Precision, loss: float) -> None:
-    if gain.before.score - gain.after.score > loss:
+    if gain.lost > loss:
         raise ExportRefused(
-            f"the {precision} version would lose {100 * (gain.before.score - gain.after.score):.2f} points of"
-            f" {gain.headline}, and {100 * loss:g} are allowed; --force makes it all the same:\n{gain.table()}"
+            f"the {precision} version would lose {gain.told(gain.lost)} of {gain.headline}, and"
+            f" {gain.told(loss)} are allowed; --force makes it all the same:\n{gain.table()}"
         )
     if precision == "int8" and gain.after.row_ms >= gain.before.row_ms:
         raise ExportRefused(

@@ -21,6 +21,7 @@ from training.evaluation import classification, detection, segmentation
 from training.evaluation.comparison import bootstrap, by_redrawing
 from training.evaluation.run import evaluate, truth
 from training.figures import confusion_figure, precision_figure
+from training.quantize import prepared
 from training.recipes import RECIPES
 from training.run import Run
 from training.version import open_version
@@ -29,7 +30,7 @@ GREY = np.full((8, 8, 3), 90, np.uint8)
 
 
 @pytest.mark.parametrize("ending", ["bmp", "gif", "tiff", "avif"])
-def test_pictures_that_can_be_learned_from_can_be_scored(ending: str, tmp_path: Path) -> None:
+def test_pictures_that_can_be_learned_from_can_be_scored_and_calibrated_on(ending: str, tmp_path: Path) -> None:
     version = open_version(make_classifier(tmp_path / "models", labels=SHAPES))
     for path in write_folders(tmp_path / "shapes", 5).rglob("*.png"):
         Image.open(path).save(path.with_suffix(f".{ending}"))
@@ -38,6 +39,7 @@ def test_pictures_that_can_be_learned_from_can_be_scored(ending: str, tmp_path: 
     answers = classification.ask(version, pictures)
     figures, _ = classification.report(answers, pictures)
     assert figures["pictures"] == 4
+    assert len(prepared(version, pictures.files, 3)["image"]) == 3
 
 
 def test_a_held_out_picture_that_cannot_be_read_is_named(tmp_path: Path) -> None:

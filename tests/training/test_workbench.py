@@ -19,6 +19,8 @@ from tests.imaging.pictures import save
 from training.__main__ import main
 from training.data.pixels import decode_labels
 from training.evaluation.comparison import bootstrap, mcnemar
+from training.quantize import Gain, Measured
+from training.recipes import RECIPES
 from training.version import open_version
 
 
@@ -176,14 +178,31 @@ def test_a_version_is_quantised_and_compared_with_the_one_it_came_from(
     second = first.with_name("2")
     assert (second / "model.onnx").stat().st_size < 0.5 * (first / "model.onnx").stat().st_size
     assert run_main("verify", str(second), "--data", data) == 0
+    before, after = read_manifest(first), read_manifest(second)
+    recipe = RECIPES["imagefolder-classifier"]
+    sets = recipe.calibrate(recipe.hyper.model_validate(after.training["hyper"]), open_version(second), home / "shapes")
+    assert after.conformal == sets != before.conformal
     out = str(home / "compared")
     assert run_main("evaluate", str(second), "--data", data, "--out", out, "--against", str(first)) == 0
     assert json.loads((home / "compared" / "report.json").read_text())["comparison"]["p_value"] > 0.05
 
 
-def test_a_version_in_half_precision_answers_alike(home: Path) -> None:
+def test_an_error_that_grows_is_a_loss_in_its_unit() -> None:
+    before, after = Measured(1_000_000, 4.0, 2, 1, 1), Measured(500_000, 4.25, 1, 0.5, 0.5)
+    gain = Gain(Path("2"), RECIPES["cifar10-autoencoder"], "test_bits_per_byte", before, after)
+    assert gain.lost == 0.25
+    assert "| test_bits_per_byte | 4 bits | 4.25 bits |" in gain.table()
+    share = Gain(
+        Path("2"), RECIPES["cifar10-classifier"], "test_accuracy", Measured(1, 0.9, 1, 1, 1), Measured(1, 0.8, 1, 1, 1)
+    )
+    assert share.lost == pytest.approx(0.1)
+    assert "| test_accuracy | 90.00 % | 80.00 % |" in share.table()
+
+
+def test_a_version_in_half_precision_answers_alike(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first, data = home / "models" / "shapes" / "1", str(home / "shapes")
-    assert run_main("quantize", str(first), "--data", data, "--precision", "fp16", "--force") == 0
+    monkeypatch.chdir(first)
+    assert run_main("quantize", ".", "--data", data, "--precision", "fp16", "--force") == 0
     newest = max((path for path in first.parent.iterdir() if path.name.isdecimal()), key=lambda path: int(path.name))
     manifests = [json.loads((path / "manifest.json").read_text()) for path in (first, newest)]
     scores = [manifest["metrics"]["test_accuracy"] for manifest in manifests]
