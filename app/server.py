@@ -219,10 +219,14 @@ class Server(uvicorn.Server):
         return bool(found)
 
     def _sweep(self) -> None:
-        """Tell the connections that wait for their callers in vain."""
+        """Look for what is overdue once all that came so far has been read: timers run before that, and after a pause
+        of this process a request that came in time would meet the end of its connection."""
         loop = asyncio.get_running_loop()
         self._sweeping = loop.call_later(_SWEEP_SECONDS, self._sweep)
-        now = loop.time()
+        loop.call_soon(loop.call_soon, self._tell_overdue, loop.time())
+
+    def _tell_overdue(self, now: float) -> None:
+        """Tell the connections that wait for their callers in vain since before `now`."""
         for connection in tuple(cast(set[Connection], self.server_state.connections)):
             if connection.due <= now or connection.unread_due <= now:
                 connection.overdue(now)

@@ -1,7 +1,9 @@
 """A real server process, spoken to over a socket, stopped by a signal."""
 
+import http.client
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,6 +69,25 @@ def _requests(server: Server) -> dict[str, float]:
     lines = httpx.get(f"{server.url}/metrics").text.splitlines()
     counted = [line for line in lines if line.startswith('imago_requests_total{model="tiny-classifier"')]
     return {line.split('status="')[1].split('"')[0]: float(line.split()[-1]) for line in counted}
+
+
+def test_requests_that_came_while_the_process_was_paused_are_answered(model_root: Path) -> None:
+    with running_server(model_root, "--workers", "1", "--keep-alive-seconds", "1", "--log-level", "error") as server:
+        kept = [http.client.HTTPConnection(server.url.removeprefix("http://"), timeout=30) for _ in range(40)]
+        for connection in kept:
+            connection.request("GET", "/livez")
+            assert connection.getresponse().read()
+        time.sleep(0.2)
+        for number, connection in enumerate(kept):
+            connection.request("GET", "/readyz")
+            time.sleep(0.002)  # so that it waits when it is paused
+            if number == 5:
+                server.process.send_signal(signal.SIGSTOP)
+        time.sleep(1.5)  # longer than a connection may rest: by the clock all are overdue when the process goes on
+        server.process.send_signal(signal.SIGCONT)
+        for connection in kept:
+            assert connection.getresponse().read()
+            connection.close()
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
