@@ -202,7 +202,7 @@ class Server(uvicorn.Server):
         # for is accepted, too; uvicorn closes the port before it waits for anything. Handshakes may never end.
         rest = sockets or () if self._acceptor is None else ()
         while self._serve_rest(rest) or self._connecting:
-            _, late = await asyncio.wait(self._connecting, timeout=LAST_SECONDS)
+            _, late = await asyncio.wait(self._connecting, timeout=LAST_SECONDS if self.config.ssl else None)
             for connecting in late:
                 connecting.cancel()
         await super().shutdown(sockets)
