@@ -119,7 +119,9 @@ def _object(body: bytes) -> dict[str, Any]:
     try:
         found = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not JSON: {error.msg} (character {error.pos}).") from None
+        raise InvalidRequest(
+            f"The body is not JSON: {error.msg} (character {error.pos}). Send an object, {{...}}."
+        ) from None
     if not isinstance(found, dict):
         raise InvalidRequest("The JSON body is no object: send {...}.")
     return found
