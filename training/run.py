@@ -68,9 +68,11 @@ class Run:
         record = self.read()
         if record["recipe"] != recipe:
             raise RunRefused(f"{self.folder} is a run of {record['recipe']}, not of {recipe}")
-        changed = sorted(key for key in hyper if hyper[key] != record["hyper"].get(key))
+        begun = record["hyper"]
+        changed = sorted(key for key in hyper if hyper[key] != begun.get(key))
         if changed:
-            raise RunRefused(f"{self.folder} was started with other values of {', '.join(changed)}")
+            values = ", ".join(f"{key} ({begun.get(key)!r}, now {hyper[key]!r})" for key in changed)
+            raise RunRefused(f"{self.folder} was started with other values of {values}")
         if record["finished"]:
             raise RunRefused(f"{self.folder} is finished: export it, or choose another --out")
 
