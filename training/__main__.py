@@ -29,7 +29,7 @@ from training.recipes import RECIPES
 from training.report import measure as measure_versions
 from training.report import plot as plot_of
 from training.report import report as table_of
-from training.run import Run, RunRefused
+from training.run import Run, RunRefused, options
 from training.verify import ScoreDiffers
 from training.verify import verify as check_version
 
@@ -70,7 +70,8 @@ def fit(
     given = {"epochs": epochs, "batch_size": batch_size, "lr": lr, "seed": seed, "dp_epsilon": dp_epsilon}
     hyper = _hyper(recipe, {key: value for key, value in given.items() if value is not None} | _pairs(other or []))
     run = Run(out or Path("runs") / name)
-    run.begin(name, hyper.model_dump(mode="json"), _command(name, hyper, recipe), resume)
+    command = " ".join(["imago-train fit", name, "--data DIR", *options(_changed(recipe, hyper.shown()))])
+    run.begin(name, hyper.model_dump(mode="json"), command, resume)
     engine.seed(hyper.seed)
     plan = recipe.plan(hyper, data, run)
     run.learns(recipe.describe(hyper, data).labels)
@@ -173,7 +174,14 @@ def prune(
     except SIGTERMException as stopped:
         hyper = _hyper(recipe, target.read()["hyper"])
         folders = shlex.join(["--out", str(target.folder), "--data", str(data)])
-        again = _command(name, hyper, recipe).replace("--data DIR", f"{folders} --resume")
+        words = (
+            "imago-train fit",
+            name,
+            folders,
+            "--resume",
+            *options(_changed(recipe, hyper.model_dump(mode="json"))),
+        )
+        again = " ".join(words)
         typer.secho(f"imago-train: stopped, and the state is kept; to go on: {again}", err=True)
         sys.exit(stopped.code)
     console.print(f"{name}: pruned in {target.folder}; next: {_next(name, target, data)}")
@@ -328,12 +336,10 @@ def _next(name: str, run: Run, data: Path) -> str:
     return shlex.join(["imago-train", "export", name, "--run", str(run.folder), "--data", str(data)])
 
 
-def _command(name: str, hyper: engine.Hyper, recipe: Recipe[Any]) -> str:
-    """The command that repeats this run: no path of this machine, and what differs from the recipe."""
+def _changed(recipe: Recipe[Any], values: dict[str, Any]) -> dict[str, Any]:
+    """The values that differ from the recipe's."""
     default = recipe.hyper().model_dump(mode="json")
-    changed = {key: value for key, value in hyper.model_dump(mode="json").items() if value != default[key]}
-    options = [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in changed.items()]
-    return " ".join(["imago-train fit", name, "--data DIR", *options])
+    return {key: value for key, value in values.items() if value != default[key]}
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,6 +34,11 @@ class ClassifyHyper(AveragedHyper):
     """Share of the teacher in the loss."""
     softness: float = Field(default=3.0, ge=1)
     """Temperature at which student and teacher are compared."""
+
+    def shown(self) -> dict[str, Any]:
+        """The teacher by its name and version."""
+        teacher = "/".join(("models", *Path(self.teacher).parts[-2:])) if self.teacher else ""
+        return super().shown() | {"teacher": teacher}
 
 
 Batch = tuple[Tensor, ...]

@@ -44,6 +44,10 @@ class Hyper(BaseModel):
     seed: int = Field(default=0, ge=0, lt=1 << 32)
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
 
+    def shown(self) -> dict[str, Any]:
+        """The values as cards and commands for others show them: no folder of this machine."""
+        return self.model_dump(mode="json")
+
 
 @dataclass(frozen=True)
 class Plan:

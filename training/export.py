@@ -61,7 +61,8 @@ def export(
     _check_numbers(graph, run)
     content = onnx_file.write(graph, [torch.from_numpy(examples[name][:2]) for name in graph.inputs])
     agreed = check_parity(onnx_file.torch_outputs(graph, examples), run_batches(content, examples))
-    manifest = _manifest(recipe.name, card, home.name, version, record | {"note": note}, agreed)
+    shown = record | {"hyper": hyper.shown(), "note": note}
+    manifest = _manifest(recipe.name, card, home.name, version, shown, agreed)
     with draft(home, version) as folder:
         (folder / GRAPH).write_bytes(content)
         _fill(recipe, hyper, card, manifest, folder, data)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from app.errors import InvalidModel
 from training import engine
 from training.recipe import Recipe
-from training.run import Run, submodule
+from training.run import Run, options, submodule
 
 
 @runtime_checkable
@@ -50,8 +50,8 @@ def prune(recipe: Recipe[Any], source: Run, target: Run, data: Path, share: floa
     pruned = shrunk(network, _example(recipe, hyper, data), share)
     softer = {"epochs": max(1, hyper.epochs // 3), "lr": hyper.lr / 3}
     narrower = recipe.hyper(**{**recipe.narrower(hyper, pruned).model_dump(mode="json"), **softer, **values})
-    command = f"imago-train prune {recipe.name} --run {source.folder} --data DIR --share {share}"
-    target.begin(recipe.name, narrower.model_dump(mode="json"), command, resume=False)
+    words = ("imago-train prune", recipe.name, "--run RUN --data DIR", f"--share {share}", *options(values))
+    target.begin(recipe.name, narrower.model_dump(mode="json"), " ".join(words), resume=False)
     target.update(pruned_from=record["command"])
     engine.seed(narrower.seed)
     plan = recipe.plan(narrower, data, target)

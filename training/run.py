@@ -8,7 +8,8 @@ RUN/tensorboard/             curves
 import json
 import os
 import platform
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,11 @@ def hardware() -> str:
         return torch.cuda.get_device_name()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{cores} CPU cores ({platform.machine()}, {'bfloat16' if fast_bfloat16() else 'float32'} arithmetic)"
+
+
+def options(values: Mapping[str, Any]) -> list[str]:
+    """Hyper-parameters as words of a command line."""
+    return [f"--set {shlex.quote(f'{key}={json.dumps(value)}')}" for key, value in values.items()]
 
 
 def fast_bfloat16() -> bool:

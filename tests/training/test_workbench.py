@@ -227,6 +227,8 @@ def test_a_pruned_network_is_narrower_and_nearly_as_good(home: Path, capsys: pyt
     before, after = (read_manifest(models / name / "1") for name in ("shapes", "pruned"))
     assert after.files["model.onnx"].bytes < 0.35 * before.files["model.onnx"].bytes
     assert after.metrics["test_accuracy"] > before.metrics["test_accuracy"] - 0.05
+    assert "--share 0.5" in after.training["command"]
+    assert str(home) not in after.model_dump_json()
 
 
 def test_a_student_learns_from_a_teacher(home: Path) -> None:
@@ -237,7 +239,10 @@ def test_a_student_learns_from_a_teacher(home: Path) -> None:
     assert run_main(*command, *small) == 0
     exported = ["--data", data, "--run", out, "--models", str(models), "--name", "student"]
     assert run_main("export", "imagefolder-classifier", *exported) == 0
-    assert read_manifest(models / "student" / "1").metrics["test_accuracy"] > 0.7
+    student = read_manifest(models / "student" / "1")
+    assert student.metrics["test_accuracy"] > 0.7
+    assert student.training["hyper"]["teacher"] == "models/shapes/1"
+    assert str(home) not in student.model_dump_json()
 
 
 def test_a_teacher_of_other_classes_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
