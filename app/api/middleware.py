@@ -32,6 +32,8 @@ _READ = frozenset(
      b"traceparent", b"authorization", b"x-api-key", b"accept-encoding", b"inference-header-content-length")
 )  # fmt: skip
 """The request headers that imago reads: looked for once, in one pass."""
+_LISTS = frozenset((b"accept", b"accept-encoding"))
+"""Those of them that may come in several lines, which mean as much as one (RFC 9110, section 5.3)."""
 
 Headers = Mapping[bytes, bytes]
 
@@ -89,11 +91,14 @@ class Record:
 
 
 def headers_read(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
-    """The headers that imago reads, by lower-case name; of one sent twice the first counts."""
+    """The headers that imago reads, by lower-case name; of one sent twice the first counts, unless it is a list."""
     found: dict[bytes, bytes] = {}
     for name, value in headers:
         if name in _READ:
-            found.setdefault(name, value)
+            if (first := found.get(name)) is None:
+                found[name] = value
+            elif name in _LISTS:
+                found[name] = b"%s, %s" % (first, value)
     return found
 
 

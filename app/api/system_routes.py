@@ -97,8 +97,8 @@ def system_routes(
     async def prometheus(request: Request) -> Response:
         if count is not None:
             await count()
-        accept = request.headers.get("accept", "")
-        body, media_type = metrics.render(accept if len(accept) <= LONGEST_ACCEPT else "")
+        accept = record_of(request.scope).headers.get(b"accept", b"")
+        body, media_type = metrics.render(accept.decode("latin-1") if len(accept) <= LONGEST_ACCEPT else "")
         return Response(body, headers={"Content-Type": media_type})
 
     files = _static_files()

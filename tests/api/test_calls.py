@@ -49,6 +49,13 @@ def test_an_accept_header_without_end_is_not_heeded() -> None:
     assert accepted_form(b"image/png," * 6_000, ("png",)) == "json"
 
 
+def test_a_list_may_come_in_several_lines(service: Service) -> None:
+    lines = [(b"accept", b"text/html"), (b"accept", b"image/png")]
+    assert service.exchange("POST", "/segment", headers=lines, body=PICTURE).headers["content-type"] == "image/png"
+    scraper = [(b"accept", b"text/html"), (b"accept", b"application/openmetrics-text; version=1.0.0")]
+    assert "openmetrics" in service.exchange("GET", "/metrics", headers=scraper).headers["content-type"]
+
+
 def test_what_is_not_made_here_is_not_acceptable(service: Service) -> None:
     answer = service.post("/classify", PICTURE, accept="text/html")
     assert (answer.status_code, answer.json()["code"]) == (406, "not-acceptable")
