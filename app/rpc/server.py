@@ -38,6 +38,8 @@ class RpcServer:
                 ("grpc.so_reuseport", 1),
                 ("grpc.max_receive_message_length", self._settings.max_body_bytes),
                 ("grpc.max_send_message_length", -1),
+                ("grpc.max_allowed_incoming_connections", self._settings.max_connections),
+                ("grpc.server_handshake_timeout_ms", max(1, int(self._settings.head_timeout_seconds * 1e3))),
                 ("grpc.max_connection_idle_ms", _IDLE_MILLISECONDS),
                 ("grpc.compression_enabled_algorithms_bitset", _IDENTITY_ONLY),
             ],

@@ -214,6 +214,22 @@ def test_a_call_whose_message_does_not_come_is_given_up_and_makes_room(model_roo
         rpc.run(use)
 
 
+def test_connections_are_bounded_and_those_that_say_nothing_make_room(model_root: Path) -> None:
+    with serving(models=model_root, max_connections=2, head_timeout_seconds=1) as rpc:
+        host, port = rpc.address.split(":")
+
+        async def use(ask: Ask) -> None:
+            silent = [await asyncio.open_connection(host, int(port)) for _ in range(4)]
+            assert [bool(await reader.read(9)) for reader, _ in silent] == [True, True, False, False]
+            for reader, _ in silent:
+                await reader.read()
+            assert (await ask("ServerLive")).live
+            for _, writer in silent:
+                writer.close()
+
+        rpc.run(use)
+
+
 def test_keys_are_asked_for_as_over_http(tmp_path: Path, model_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     keys = Keys(tmp_path / "keys.json")
     one, admin = keys.add("infer:tiny-classifier"), keys.add(ADMIN)
