@@ -125,8 +125,12 @@ class JobStore:
         return self._change(job, state=RUNNING, started=job.started or self._clock())
 
     def progress(self, job: BackgroundJob, answered: int, failed: int) -> bool:
-        """It has come so far; False where it was removed, or has ended."""
-        return self._change(job, answered=answered, failed=failed)
+        """It has come so far, and takes so much of the disk; False where it was removed, or has ended."""
+        try:
+            size = sum(self.path(job, name).stat().st_size for name in (PICTURES, JOURNAL))
+        except FileNotFoundError:
+            return False
+        return self._change(job, answered=answered, failed=failed, bytes=size)
 
     def end(self, job: BackgroundJob, answered: int, failed: int, error: ServiceError | None) -> None:
         """Nothing more is done for it, unless it has ended already. Its results have been written; what they were made

@@ -56,7 +56,9 @@ def test_a_job_goes_its_way_and_its_files_with_it(tmp_path: Path) -> None:
     found = arrived(store, "one")
     assert (found.state, found.pictures, found.bytes) == ("waiting", 4, 40)
     assert store.start(found)
+    store.path(found, JOURNAL).write_bytes(bytes(30))
     assert store.progress(found, 1, 0)
+    assert store.find("one").bytes == 40 + 30
     assert [(one.state, one.answered) for one in store.unended()] == [("running", 1)]
     done = ended(store, "two")
     assert (done.state, done.answered, done.failed, done.bytes) == ("done", 3, 1, 70)
