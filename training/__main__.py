@@ -127,7 +127,9 @@ cli.add_typer(data_commands, name="data")
 
 @data_commands.command()
 def inspect(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="Folders of classes, or Pascal VOC; or a zip of it.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folders of classes, of masks, or Pascal VOC; or a zip.")
+    ],
     out: Annotated[Path, typer.Option(help="File of the contact sheet.")] = Path("contact-sheet.png"),
 ) -> None:
     """Print counts, sizes and balance of pictures, duplicates and leaks between their parts, broken files."""

@@ -3,7 +3,9 @@
 import io
 import os
 import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from training.data.folders import read_folder
 from training.data.held_out import masked
 from training.data.inspection import inspect_folder
 from training.data.masks import VOID, read_masks
-from training.data.pixels import OWN_PICTURES
+from training.data.pixels import OWN_PICTURES, decode_labels
 from training.recipes import RECIPES
 from training.run import Run
 
@@ -269,12 +271,60 @@ def test_masks_that_do_not_go_with_their_pictures_are_named(damage: object, word
         read_masks(masks)
 
 
+def test_inspecting_counts_the_pixels_of_masks_and_finds_those_that_cannot_be_used(masks: Path) -> None:
+    for name in ("000", "001"):
+        Image.new("L", (96, 96), VOID).save(masks / "masks" / f"{name}.png")
+    Image.new("L", (96, 96), 9).save(masks / "masks" / "002.png")
+    Image.new("L", (90, 96)).save(masks / "masks" / "003.png")
+    found = inspect_folder(masks)
+    assert {name: "holds label 9" in why or "a mask of 90x96" in why for name, why in found.broken.items()} == {
+        "images/002.png": True, "images/003.png": True,
+    }  # fmt: skip
+    train = [one for one in found.seen if one.item.split == "train"]
+    assert f"  ground: {sum('ground' in one.item.labels for one in train)}, " in found.text()
+    assert f"  pictures: {len(train)}, " in found.text()
+    counts = sum(one.pixels for one in train if one.pixels is not None)
+    assert isinstance(counts, np.ndarray)
+    assert f"  none (255): {100 * counts[VOID] / counts.sum():.1f}, " in found.text()
+    assert Image.open(io.BytesIO(found.sheet)).width > 128
+
+
+def test_labels_of_masks_that_nothing_names_are_numbered(masks: Path) -> None:
+    (masks / "labels.txt").unlink()
+    assert inspect_folder(masks).data.labels == tuple(f"class {number}" for number in range(5))
+
+
+@pytest.mark.parametrize(("mode", "colours", "top"), [("1", 2, 1), ("L", 4, 3), ("L", 16, 15), ("P", 16, 15)])
+def test_masks_of_few_bits_hold_the_numbers_they_were_given(mode: str, colours: int, top: int) -> None:
+    numbers = np.tile(np.arange(colours, dtype=np.uint8), (3, 1))
+    file = io.BytesIO()
+    if mode == "P":
+        picture = Image.fromarray(numbers).convert("P")
+        picture.save(file, "PNG", bits=4)
+    else:
+        file.write(_grey_png(numbers, colours.bit_length() - 1))
+    assert decode_labels(file.getvalue(), "mask").max() == top
+    assert np.array_equal(decode_labels(file.getvalue(), "mask"), numbers)
+
+
+def _grey_png(numbers: np.ndarray[Any, Any], depth: int) -> bytes:
+    """Numbers as a grey PNG of so many bits a pixel, as Pillow does not write it."""
+    bits = np.unpackbits(numbers[..., None], axis=2)[..., 8 - depth :].reshape(len(numbers), -1)
+    rows = np.pad(np.packbits(bits, axis=1), ((0, 0), (1, 0))).tobytes()
+    head = struct.pack(">IIBBBBB", numbers.shape[1], len(numbers), depth, 0, 0, 0, 0)
+    chunks = [(b"IHDR", head), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    written = (
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(written)
+
+
 @pytest.mark.parametrize(
     ("mask", "words"),
     [
         (Image.new("L", (96, 96), 9), "holds label 9; labels.txt names 0 to 4"),
         (Image.new("L", (20, 96), 1), "both must have one size"),
-        (Image.new("RGB", (96, 96)), "a label map has one 8-bit number each"),
+        (Image.new("RGB", (96, 96)), "a label map has one number of at most 8 bits"),
     ],
 )
 def test_a_mask_that_cannot_be_learned_from_is_named(mask: Image.Image, words: str, masks: Path) -> None:

@@ -1,10 +1,11 @@
-"""A look at pictures before training, in folders of classes or with boxes: what is there, and what is wrong with it."""
+"""A look at pictures before training, in folders of classes, with boxes or with masks: what is there, and what is wrong
+with it."""
 
 import hashlib
 import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from app.errors import ServiceError
-from app.imaging.paint import Boxed, box_overlay, default_palette
+from app.imaging.geometry import resize_labels
+from app.imaging.paint import Boxed, box_overlay, default_palette, label_overlay
 from training.data.errors import BrokenData
 from training.data.items import Item, Items, read_items
+from training.data.masks import VOID, check_size
 from training.data.pixels import OWN_PICTURES
 from training.figures import sheet
 
@@ -34,6 +37,8 @@ class Seen:
     size: tuple[int, int]
     digest: bytes
     fingerprint: int
+    pixels: NDArray[np.int64] | None = None
+    """How many of its mask have each number, int64 [256]."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +68,7 @@ class Inspection:
 
     def text(self) -> str:
         """All of it, a finding a line."""
-        parts = [*self._counts(), *self._sizes(), *self.data.notes, *self._doubles()]
+        parts = [*self._counts(), *self._sizes(), *self.data.notes, *self._pixels(), *self._doubles()]
         parts += [f"broken: {name}: {reason}" for name, reason in self.broken.items()] or ["broken files: none"]
         return "\n".join(parts)
 
@@ -85,6 +90,16 @@ class Inspection:
         widths, heights = zip(*(one.size for one in self.seen), strict=True)
         middle = f"{statistics.median(widths):.0f}x{statistics.median(heights):.0f}"
         yield f"sizes: {min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}, in the middle {middle}"
+
+    def _pixels(self) -> Iterable[str]:
+        splits = dict.fromkeys(one.item.split for one in self.seen if one.pixels is not None)
+        if not splits:
+            return
+        parts = [[one.pixels for one in self.seen if one.item.split == split] for split in splits]
+        shares = [100 * counts / counts.sum() for counts in (np.sum(part, axis=0) for part in parts)]
+        yield f"pixels by class, in per cent: {', '.join(splits)}"
+        for number, label in [*enumerate(self.data.labels), (VOID, f"none ({VOID})")]:
+            yield f"  {label}: " + ", ".join(f"{share[number]:.1f}" for share in shares)
 
     def _doubles(self) -> Iterable[str]:
         exact, near = self.exact, self.near
@@ -108,34 +123,50 @@ def inspect_folder(path: Path) -> Inspection:
     data = read_items(path)
     seen: list[Seen] = []
     broken: dict[str, str] = {}
-    tiles: dict[str, list[tuple[NDArray[np.uint8], str]]] = {label: [] for label in data.labels}
+    tiles: dict[str, list[tuple[NDArray[np.uint8], str]]] = defaultdict(list)
     for item in data.items:
         try:
-            one, image = _look(data, item)
+            one, image, mask = _look(data, item)
         except (ServiceError, BrokenData, OSError) as error:
             broken[item.name] = str(error)
             continue
         seen.append(one)
-        label = next((label for label in item.labels if len(tiles[label]) < _PER_CLASS), None)
+        label = next((label for label in one.item.labels if len(tiles[label]) < _PER_CLASS), None)
         if label is not None:
-            tiles[label].append((_tile(image, item, one.size, data.labels), label[:20]))
+            tiles[label].append((_tile(image, one, mask, data.labels), label[:20]))
+    if data.masks is not None and not data.masks.labels:
+        highest = max(
+            (int(one.pixels[:VOID].nonzero()[0].max(initial=0)) for one in seen if one.pixels is not None), default=0
+        )
+        data = replace(data, labels=data.labels[: highest + 1])
     return Inspection(data, seen, broken, sheet([tile for label in data.labels for tile in tiles[label]]))
 
 
-def _look(data: Items, item: Item) -> tuple[Seen, Image.Image]:
-    """What is seen of a picture, and a small version of it."""
+def _look(data: Items, item: Item) -> tuple[Seen, Image.Image, NDArray[np.uint8] | None]:
+    """What is seen of a picture, a small version of it, and its mask."""
     content = data.source.read(item.name)
     picture = OWN_PICTURES.open(content)
     size = (picture.width, picture.height)
     if item.size not in (None, size):
         raise BrokenData(item.name, f"is {size[0]}x{size[1]}, and its annotation says {item.size[0]}x{item.size[1]}")
     image = picture.raster((128, 128))
-    return Seen(item, size, hashlib.sha256(content).digest(), fingerprint(image)), image
+    one = Seen(item, size, hashlib.sha256(content).digest(), fingerprint(image))
+    if data.masks is None or item.pair is None:
+        return one, image, None
+    mask = data.masks.mask(item.pair)
+    check_size(item.pair, size, mask)
+    pixels = np.bincount(mask.flatten(), minlength=VOID + 1)
+    labels = tuple(label for label, count in zip(data.labels, pixels, strict=False) if count)
+    return replace(one, item=replace(item, labels=labels), pixels=pixels), image, mask
 
 
-def _tile(image: Image.Image, item: Item, size: tuple[int, int], labels: Sequence[str]) -> NDArray[np.uint8]:
-    """A picture for the sheet, with its boxes."""
+def _tile(image: Image.Image, one: Seen, mask: NDArray[np.uint8] | None, labels: Sequence[str]) -> NDArray[np.uint8]:
+    """A picture for the sheet, with its boxes or under its mask."""
     image.thumbnail((128, 128))
+    if mask is not None:
+        palette = [*default_palette(len(labels)), *[(0, 0, 0)] * (VOID + 1 - len(labels))]
+        return label_overlay(np.asarray(image.convert("RGB")), resize_labels(mask, *image.size), palette)
+    item, size = one.item, one.size
     across, down = image.width / size[0], image.height / size[1]
     colours = dict(zip(labels, default_palette(len(labels)), strict=True))
     boxes = [

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.data.folders import Folder, Source, Split, open_source, read_folder
+from training.data.masks import VOID, Masks, Pair, is_masks, read_masks
 from training.data.voc import Box, Scenes, is_voc, read_voc
 
 
@@ -16,10 +17,12 @@ class Item:
     name: str
     split: Split
     labels: tuple[str, ...]
-    """The class of the picture, or those of its boxes."""
+    """The class of the picture, those of its boxes, or those of the pixels of its mask once that was looked at."""
     boxes: tuple[Box, ...] = ()
     size: tuple[int, int] | None = None
     """Width and height, where something says what they should be."""
+    pair: Pair | None = None
+    """The picture with its mask."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +38,19 @@ class Items:
     """Whether the data came in parts; otherwise these were drawn."""
     notes: tuple[str, ...] = ()
     """Lines on what only this kind of data has."""
+    masks: Masks | None = None
 
 
 def read_items(path: Path) -> Items:
-    """Pictures in folders of their classes or with boxes, in a directory or in a zip archive.
+    """Pictures in folders of their classes, with boxes or with masks, in a directory or in a zip archive.
 
     Raises:
-        BrokenData: they are neither, or what is said of them cannot be read.
+        BrokenData: they are none of these, or what is said of them cannot be read.
     """
-    return _boxed(read_voc(path)) if is_voc(open_source(path)) else _labelled(read_folder(path))
+    source = open_source(path)
+    if is_voc(source):
+        return _boxed(read_voc(path))
+    return _masked(read_masks(path)) if is_masks(source) else _labelled(read_folder(path))
 
 
 def _labelled(folder: Folder) -> Items:
@@ -62,6 +69,12 @@ def _boxed(scenes: Scenes) -> Items:
         for scene in part
     ]
     return Items(scenes.source, items, scenes.labels, "boxes", scenes.divided, tuple(_notes(scenes)))
+
+
+def _masked(masks: Masks) -> Items:
+    items = [Item(pair.image, split, (), pair=pair) for split, pairs in masks.splits.items() for pair in pairs]
+    labels = masks.labels or tuple(f"class {number}" for number in range(VOID))
+    return Items(masks.source, items, labels, "pictures", masks.divided, masks=masks)
 
 
 def _notes(scenes: Scenes) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""One's own pictures with a mask each: 8-bit PNG label maps of the same size, 255 where nothing counts.
+"""One's own pictures with a mask each: PNG label maps of the same size and at most 8 bits, 255 where nothing counts.
 
     ROOT/images/NAME.jpg                      ROOT/masks/NAME.png
     ROOT/{train,val,test}/images/NAME.jpg     ROOT/{train,val,test}/masks/NAME.png
@@ -44,6 +44,8 @@ class Masks:
     labels: tuple[str, ...]
     """Empty where the root has no labels.txt."""
     splits: Mapping[Split, tuple[Pair, ...]]
+    divided: bool
+    """Whether the data came split; otherwise the parts were drawn here."""
 
     def mask(self, pair: Pair) -> NDArray[np.uint8]:
         """The label map of a pair, uint8 [H,W]. Raises BrokenData, also for a label that labels.txt does not name."""
@@ -69,10 +71,21 @@ class Masks:
         except ServiceError as error:
             raise BrokenData(pair.image, f"no readable picture ({error})") from error
         mask = self.mask(pair)
-        if mask.shape != (picture.height, picture.width):
-            sizes = f"{picture.width}x{picture.height} with a mask of {mask.shape[1]}x{mask.shape[0]}"
-            raise BrokenData(pair.image, f"is {sizes}: both must have one size")
+        check_size(pair, (picture.width, picture.height), mask)
         return image, resize_labels(mask, want.width, want.height)
+
+
+def check_size(pair: Pair, size: tuple[int, int], mask: NDArray[np.uint8]) -> None:
+    """Raise BrokenData where a picture of `size` (width, height) has a mask of another one."""
+    if mask.shape != size[::-1]:
+        sizes = f"{size[0]}x{size[1]} with a mask of {mask.shape[1]}x{mask.shape[0]}"
+        raise BrokenData(pair.image, f"is {sizes}: both must have one size")
+
+
+def is_masks(source: Source) -> bool:
+    """Whether a data set has folders of pictures and of masks."""
+    folders = {part for name in source.names() for part in PurePosixPath(name).parts[:-1]}
+    return {_IMAGES, _MASKS} <= folders
 
 
 def read_masks(path: Path) -> Masks:
@@ -99,7 +112,8 @@ def read_masks(path: Path) -> Masks:
         raise BrokenData(path, "holds no pictures in images/ with PNG masks in masks/")
     if None in splits and len(splits) > 1:
         raise BrokenData(splits[None][0].image, "lies beside train/, val/ or test/ and not in one of them")
-    return Masks(source, _labels(source), _drawn(splits[None], path) if None in splits else _given(splits, path))
+    divided = None not in splits
+    return Masks(source, _labels(source), _given(splits, path) if divided else _drawn(splits[None], path), divided)
 
 
 def _pairs(part: Mapping[str, Mapping[str, str]]) -> tuple[Pair, ...]:
@@ -129,7 +143,7 @@ def _drawn(pairs: Sequence[Pair], path: Path) -> dict[Split, tuple[Pair, ...]]:
         raise BrokenData(path, f"holds {len(pairs)} pictures: at least three are needed")
     order = sorted(pairs, key=lambda pair: hashlib.sha256(pair.image.encode()).digest())
     count = max(1, round(_HELD_OUT * len(order)))
-    return {"val": tuple(order[:count]), "test": tuple(order[count : 2 * count]), "train": tuple(order[2 * count :])}
+    return {"train": tuple(order[2 * count :]), "val": tuple(order[:count]), "test": tuple(order[count : 2 * count])}
 
 
 def _labels(source: Source) -> tuple[str, ...]:

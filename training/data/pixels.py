@@ -12,6 +12,8 @@ from app.imaging.codec import Decoder
 from training.data.errors import BrokenData
 
 _DECODER = Decoder()
+_BIT_DEPTH = 24
+"""Where it stands in a PNG (ISO/IEC 15948, section 11.2.2)."""
 OWN_PICTURES = Decoder(formats=("jpeg", "png", "webp", "gif", "tiff", "bmp", "avif"), max_pixels=89_478_485)
 """Takes all that a trainer may have lying around, up to what Pillow opens at all: nobody sends pictures here."""
 
@@ -25,11 +27,15 @@ def decode(data: bytes, name: Path | str, decoder: Decoder = _DECODER) -> NDArra
 
 
 def decode_labels(data: bytes, name: Path | str) -> NDArray[np.uint8]:
-    """Bytes of an 8-bit PNG as the numbers in it, uint8 [H,W]: palette indices stay indices."""
+    """Bytes of a PNG of at most 8 bits a pixel as the numbers in it, uint8 [H,W]: palette indices stay indices."""
     try:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as picture:
-            if picture.mode not in ("L", "P"):
-                raise BrokenData(name, f"has pixels of type {picture.mode}; a label map has one 8-bit number each")
-            return np.array(picture)
+            if picture.mode not in ("1", "L", "P"):
+                raise BrokenData(
+                    name, f"has pixels of type {picture.mode}; a label map has one number of at most 8 bits"
+                )
+            found = np.array(picture, dtype=np.uint8)
+            # Pillow stretches grey of 2 and 4 bits to 0..255.
+            return found // (255 // ((1 << data[_BIT_DEPTH]) - 1)) if picture.mode == "L" else found
     except (OSError, ValueError, SyntaxError) as error:
         raise BrokenData(name, f"no readable label map ({error})") from error
