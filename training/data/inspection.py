@@ -92,12 +92,14 @@ class Inspection:
         yield f"sizes: {min(widths)}x{min(heights)} to {max(widths)}x{max(heights)}, in the middle {middle}"
 
     def _pixels(self) -> Iterable[str]:
-        splits = dict.fromkeys(one.item.split for one in self.seen if one.pixels is not None)
-        if not splits:
+        counts: dict[str, NDArray[np.int64]] = {}
+        for one in self.seen:
+            if one.pixels is not None:
+                counts[one.item.split] = counts.get(one.item.split, 0) + one.pixels
+        if not counts:
             return
-        parts = [[one.pixels for one in self.seen if one.item.split == split] for split in splits]
-        shares = [100 * counts / counts.sum() for counts in (np.sum(part, axis=0) for part in parts)]
-        yield f"pixels by class, in per cent: {', '.join(splits)}"
+        shares = [100 * part / part.sum() for part in counts.values()]
+        yield f"pixels by class, in per cent: {', '.join(counts)}"
         for number, label in [*enumerate(self.data.labels), (VOID, f"none ({VOID})")]:
             yield f"  {label}: " + ", ".join(f"{share[number]:.1f}" for share in shares)
 
