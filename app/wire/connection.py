@@ -6,7 +6,10 @@ is up to whoever makes it.
 """
 
 import asyncio
+import fcntl
+import heapq
 import logging
+import termios
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from math import inf
@@ -44,6 +47,9 @@ are unread resets the connection, and the caller loses the answer (RFC 9112, sec
 LAST_SECONDS: Final = 0.5
 """How long a connection between two requests is kept at a stop: one may be on its way, from a caller that did not hear
 yet that none is taken any more."""
+
+_LOOKS = 8
+"""Of those that could make room for a new connection, how many are looked at closely: each takes a system call."""
 
 _NOTHING, _HEAD, _BODY = range(3)
 """What has begun to arrive and is not whole."""
@@ -106,8 +112,10 @@ class Connection(HttpToolsProtocol):
     def _make_room(self) -> None:
         """Close who has asked nothing for longest, or else refuse this one; those refused are not kept without end."""
         connections = cast(Iterable[Connection], self.connections)
-        if spare := [other for other in connections if other.is_spare and other is not self]:
-            min(spare, key=lambda other: other.due).close()
+        spare = (other for other in connections if other.is_spare and other is not self)
+        longest = heapq.nsmallest(_LOOKS, spare, key=lambda other: other.due)
+        if (idle := next((other for other in longest if not other.has_unread), None)) is not None:
+            idle.close()
         elif len(self.connections) > self._max_connections * 5 // 4:
             self.transport.abort()
         else:
@@ -118,6 +126,12 @@ class Connection(HttpToolsProtocol):
         """Whether no request is under way here, or no more than a part of its head."""
         answered = self.cycle is None or self.cycle.response_complete
         return answered and not (self._expects == _BODY or self._lingers or self.transport.is_closing())
+
+    @property
+    def has_unread(self) -> bool:
+        """Whether something has come that was not read yet: a request, where this process is busy or was paused."""
+        connection = self.transport.get_extra_info("socket")
+        return any(fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4)))
 
     # Bytes and parser.
 

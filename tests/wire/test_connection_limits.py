@@ -3,12 +3,13 @@
 import asyncio
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
-from app.wire.connection import LONGEST_HEAD, LONGEST_TARGET, MOST_HEADERS
+from app.wire.connection import LONGEST_HEAD, LONGEST_TARGET, MOST_HEADERS, Connection
 from tests.api.connection import Caller, Served, make_models, request, serving, until
 from tests.api.service import Answer
 from tests.imaging.pictures import noise, save
@@ -299,6 +300,30 @@ def test_a_new_caller_takes_the_place_of_who_is_idle_longest(full: Served) -> No
         return await oldest.ended(), statuses
 
     assert full.story(tell, 10) == (b"", [200, 200])
+
+
+def test_nobody_whose_request_has_come_makes_room(full: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even where it was not read yet, since the loop is busy: here it comes just before the new one is served."""
+    made = full.server.config.http_protocol_class
+
+    async def tell(*callers: Caller) -> tuple[list[int], bytes]:
+        *busy, oldest, idle = callers
+        await occupy(full, tuple(busy))
+        for caller in (oldest, idle):
+            await caller.ask(LIVEZ)
+
+        class Newest(Connection):
+            def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+                oldest.send(LIVEZ)
+                super().connection_made(transport)
+
+        monkeypatch.setattr(full.server.config, "http_protocol_class", partial(Newest, *cast(partial[Any], made).args))
+        newest = await full.connect()
+        statuses = [(await newest.ask(LIVEZ)).status, (await oldest.answer()).status]
+        await newest.close()
+        return statuses, await idle.ended()
+
+    assert full.story(tell, 10) == ([200, 200], b"")
 
 
 def test_a_new_caller_takes_the_place_of_who_sends_a_head_slowly(full: Served) -> None:
