@@ -131,7 +131,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--drain-delay", type=float, default=0.0, help="IMAGO_DRAIN_DELAY_SECONDS")
     parser.add_argument("--models", type=Path, default=Path("models"))
     parser.add_argument("--path", default="/classify")
-    parser.add_argument("--picture", type=Path, default=Path("models/cifar10-generator/1/samples.png"))
+    parser.add_argument("--picture", type=Path, default=Path("models/cifar10-generator/2/samples.png"))
     chosen = parser.parse_args(arguments)
     clean = True
     for workers in chosen.workers.split(","):

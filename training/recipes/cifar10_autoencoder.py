@@ -26,7 +26,6 @@ from training.data.augment import flip_every_other
 from training.data.feed import Draw, Feed, Slices
 from training.data.held_out import shuffled
 from training.engine import Count, Plan, Rate
-from training.likeness import frechet_distance
 from training.metrics import separation
 from training.networks.autoencoder import Autoencoder, bits_per_byte
 from training.networks.graphs import GenerateGraph, ReconstructGraph
@@ -34,7 +33,7 @@ from training.networks.statistics import recount
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
 from training.recipes.cifar10_classifier import as_pictures, load, split, strangers
-from training.recipes.cifar10_generator import JUDGE, generated, judged, sheet
+from training.recipes.cifar10_generator import JUDGE, compared, generated, judged, sheet
 from training.run import Run, submodule
 from training.version import Version, open_version
 
@@ -180,12 +179,11 @@ class Cifar10VaeGenerator(Recipe[AutoencoderHyper]):
         return {"z": z, "class": np.zeros(64, np.int64)}
 
     def score(self, version: Version, data: Path) -> dict[str, float]:
-        """Frechet distance to training pictures in the judge's embedding, as of `cifar10-generator`."""
+        """Distances and overlaps in the judge's embedding, as of `cifar10-generator`."""
         judge = open_version(version.folder.parent.parent / JUDGE)
-        (train, _), (test, _) = cifar.arrays(data, "train"), cifar.arrays(data, "test")
-        samples = generated(version, np.zeros(len(test), np.int64))
-        real = judged(judge, train[: len(test)])[1]
-        return {"frechet_distance": frechet_distance(judged(judge, samples)[1], real)}
+        test, _ = cifar.arrays(data, "test")
+        samples = generated(version, np.zeros(len(test) // 2, np.int64))
+        return compared(judge, judged(judge, samples)[1], test)
 
     def extras(self, version: Version, data: Path) -> dict[str, bytes]:
         """A contact sheet."""

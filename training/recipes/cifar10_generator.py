@@ -178,8 +178,7 @@ class Cifar10Generator(Recipe[GeneratorHyper]):
 
         GAN-test: share of generated pictures, as many as there are test pictures, in which the judge sees the wanted
         class. GAN-train: accuracy on the test pictures of a small classifier that was trained on generated pictures
-        alone, as many as there are training pictures. The floor is the distance of test pictures from training
-        pictures, the ceilings that of test pictures made worse.
+        alone, as many as there are training pictures.
         """
         judge = open_version(version.folder.parent.parent / JUDGE)
         (train, _), (test, truth) = cifar.arrays(data, "train"), cifar.arrays(data, "test")
@@ -190,12 +189,7 @@ class Cifar10Generator(Recipe[GeneratorHyper]):
         for wanted, name in enumerate(cifar.CLASSES):
             figures[f"gan_test_{name}"] = float((seen == wanted)[classes == wanted].mean())
         figures["gan_test"] = float((seen == classes).mean())
-        real = judged(judge, train[: len(test)])[1]
-        figures["frechet_distance"] = frechet_distance(embedded, real)
-        figures["frechet_distance_floor"] = frechet_distance(judged(judge, test)[1], real)
-        for name, worse in worsened(test):
-            figures[f"frechet_distance_ceiling_{name}"] = frechet_distance(judged(judge, worse)[1], real)
-        return figures | dict(overlap(real, embedded)._asdict())
+        return figures | compared(judge, embedded[1::2], test)
 
     def extras(self, version: Version, data: Path) -> dict[str, bytes]:
         """A contact sheet, a class a row, ten seeds each; and a picture of each class before the five training pictures
@@ -238,6 +232,20 @@ def judged(judge: Version, pictures: NDArray[np.uint8]) -> tuple[NDArray[np.int6
     answers = [judge.session.run({"image": pictures[at : at + BATCH]}) for at in range(0, len(pictures), BATCH)]
     seen = np.concatenate([answer["probabilities"].argmax(1) for answer in answers])
     return seen, np.concatenate([answer["embedding"] for answer in answers]).astype(np.float32)
+
+
+def compared(judge: Version, made: NDArray[np.float32], test: NDArray[np.uint8]) -> dict[str, float]:
+    """How far the judge's embeddings float [N/2,D] of generated pictures lie from those of one half of the test
+    pictures uint8 [N,32,32,3], and how they cover one another; the floor is the distance of the other half, the
+    ceilings those of that half made worse. (The judge learned from the training pictures, and sets them further apart
+    than any others: they are no measure.)
+    """
+    real, others = judged(judge, test[::2])[1], test[1::2]
+    figures = {"frechet_distance": frechet_distance(made, real)}
+    figures["frechet_distance_floor"] = frechet_distance(judged(judge, others)[1], real)
+    for name, worse in worsened(others):
+        figures[f"frechet_distance_ceiling_{name}"] = frechet_distance(judged(judge, worse)[1], real)
+    return figures | dict(overlap(real, made)._asdict())
 
 
 def gan_train(version: Version, count: int, test: NDArray[np.uint8], truth: NDArray[np.int64]) -> float:
