@@ -1,8 +1,8 @@
 """cifar10-generator: new 32x32 pictures of a wanted class.
 
-    claim     the shipped classifier, which had no part in training, sees the wanted class in 94.0 % of 1,000 pictures
-              (version 1; contact sheet beside its card)
-    time      19 minutes on 2 CPU cores with bfloat16 arithmetic, beside other work; its feature network not counted
+    claim     GAN-test 91.6 %: the shipped classifier, which had no part in training, sees the wanted class; GAN-train
+              48.3 %; Frechet distance 0.015, its floor 0.001 (version 2; contact sheet beside its card)
+    time      28 minutes on one CPU core with bfloat16 arithmetic, beside other work; its feature network not counted
     seed      0
     command   imago-train fit cifar10-generator --data DIR
 
