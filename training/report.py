@@ -89,6 +89,8 @@ def plot(models: Path) -> bytes:
         for x, y, version in found:
             axes.annotate(str(version), (x, y), xytext=(4, 4), textcoords="offset points")
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
     axes.set_xlabel(f"milliseconds for one row, {known.machine}")
     axes.set_ylabel("score, %")
     axes.legend()
