@@ -47,7 +47,8 @@ CONTRACT: dict[str, tuple[dict[str, str], dict[str, str]]] = {
 
 
 def open_graph(models: Path, name: str) -> OrtSession:
-    return OrtSession((models / name / "1" / "model.onnx").read_bytes(), threads=2)
+    newest = max((models / name).glob("[0-9]*"), key=lambda version: int(version.name))
+    return OrtSession((newest / "model.onnx").read_bytes(), threads=2)
 
 
 def tiny_graph(name: str, run: Run, data: Path) -> Graph:
