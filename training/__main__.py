@@ -176,14 +176,8 @@ def prune(
     except SIGTERMException as stopped:
         hyper = _hyper(recipe, target.read()["hyper"])
         folders = shlex.join(["--out", str(target.folder), "--data", str(data)])
-        words = (
-            "imago-train fit",
-            name,
-            folders,
-            "--resume",
-            *options(_changed(recipe, hyper.model_dump(mode="json"))),
-        )
-        again = " ".join(words)
+        chosen = options(_changed(recipe, hyper.model_dump(mode="json")))
+        again = " ".join(("imago-train fit", name, folders, "--resume", *chosen))
         typer.secho(f"imago-train: stopped, and the state is kept; to go on: {again}", err=True)
         sys.exit(stopped.code)
     console.print(f"{name}: pruned in {target.folder}; next: {_next(name, target, data)}")
