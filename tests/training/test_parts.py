@@ -18,8 +18,11 @@ from training.metrics import (
     separation,
 )
 from training.networks.classifier import WhiteningStem
+from training.networks.graphs import SegmentGraph, scaled
+from training.networks.segmenter import Segmenter
 from training.optimisers import Muon, orthogonal
 from training.schedules import cosine, triangle
+from training.segmenting import take_back
 
 
 def seeded() -> torch.Generator:
@@ -116,6 +119,21 @@ def test_a_temperature_of_pictures_that_are_all_right_leaves_a_doubt() -> None:
 def test_a_probability_rounded_above_one_is_a_probability() -> None:
     probabilities, labels = np.array([[1 + 1e-7, 0.0], [0.2, 0.8]]), np.array([0, 1])
     assert calibration_error(probabilities, labels) == pytest.approx(0.1, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_class_weights_are_taken_back_as_far_as_serves_held_out_pictures(share: float) -> None:
+    torch.manual_seed(0)
+    graph, weights = SegmentGraph(Segmenter(3, 8).eval(), 32, 32), torch.tensor([1.0, 2.0, 1.5])
+    images = torch.randint(0, 256, (6, 32, 32, 3), generator=seeded(), dtype=torch.uint8)
+    with torch.no_grad():
+        for value in graph.network.last.parameters():
+            value.mul_(20)
+        graph.network.add(-graph.logits(scaled(images)).mean((0, 2, 3)))
+        labels = (graph.logits(scaled(images)) - share * weights.log().view(1, -1, 1, 1)).argmax(1)
+    assert len(labels.unique()) == 3
+    assert take_back(graph, weights, [(images[:4], labels[:4]), (images[4:], labels[4:])]) == share
+    assert torch.equal(graph(images)[0].long(), labels)
 
 
 def test_label_sets_hold_the_right_label_as_often_as_promised() -> None:

@@ -1,12 +1,13 @@
 """camvid-segmenter: eleven classes of road scenes, 480x360.
 
-    claim     mIoU 0.566 on the 233 test pictures, one view (version 2)
+    claim     mIoU 0.586 on the 233 test pictures, one view (version 3)
     time      121 minutes on one CPU core with bfloat16 arithmetic, beside other work
     seed      0
     command   imago-train fit camvid-segmenter --data DIR
 
 Random windows at random scales, cross entropy weighted as ENet does (Paszke et al. 2016, arXiv 1606.02147), AdamW with
-a cosine schedule, and an average of the weights. Trained on the training split only; validation is only watched.
+a cosine schedule, and an average of the weights. Trained on the training split only; the validation split chooses how
+much of the class weights the exported network takes back (of 0.566 to 0.586), and nothing else.
 """
 
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from training.networks.segmenter import Segmenter
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
 from training.run import Run, submodule
-from training.segmenting import SegmentHyper, SegmentLoop, enet_weights, overlaps
+from training.segmenting import SegmentHyper, SegmentLoop, enet_weights, overlaps, take_back
 from training.version import Version
 
 CLASSES = len(camvid.CLASSES)
@@ -76,10 +77,12 @@ class CamvidSegmenter(Recipe[SegmenterHyper]):
         return Plan(loop, feed, Slices(load(data, "val"), 4), hyper.validate_every)
 
     def graph(self, hyper: SegmenterHyper, weights: dict[str, Tensor], data: Path) -> SegmentGraph:
-        """The averaged network."""
+        """The averaged network, less the share of the class weights that serves the validation split best."""
         network = Segmenter(CLASSES, hyper.width)
         network.load_state_dict(submodule(weights, "average.module"))
-        return SegmentGraph(network.eval(), camvid.HEIGHT, camvid.WIDTH)
+        graph = SegmentGraph(network.eval(), camvid.HEIGHT, camvid.WIDTH)
+        take_back(graph, weights["weights"], Slices(load(data, "val"), 4))
+        return graph
 
     def examples(self, hyper: SegmenterHyper, data: Path) -> Arrays:
         """Sixteen test images."""

@@ -29,7 +29,7 @@ from training.networks.segmenter import Segmenter
 from training.onnx_file import Arrays
 from training.recipe import Card, Recipe
 from training.run import Run, submodule
-from training.segmenting import WATCHED, SegmentHyper, SegmentLoop, enet_weights, overlaps
+from training.segmenting import WATCHED, SegmentHyper, SegmentLoop, enet_weights, overlaps, take_back
 from training.version import Version
 
 Side = Annotated[int, Field(ge=STRIDE, le=8192)]
@@ -93,10 +93,13 @@ class MaskSegmenter(Recipe[MaskHyper]):
         return Plan(loop, feed, validation, hyper.validate_every, watched=WATCHED, patience=hyper.patience)
 
     def graph(self, hyper: MaskHyper, weights: dict[str, Tensor], data: Path) -> SegmentGraph:
-        """The averaged network."""
-        network = Segmenter(len(names(read_masks(data))), hyper.width)
+        """The averaged network, less the share of the class weights that serves the validation split best."""
+        masks = read_masks(data)
+        network = Segmenter(len(names(masks)), hyper.width)
         network.load_state_dict(submodule(weights, "average.module"))
-        return SegmentGraph(network.eval(), *hyper.size)
+        graph = SegmentGraph(network.eval(), *hyper.size)
+        take_back(graph, weights["weights"], Slices(_load(masks, masks.splits["val"], hyper), 4))
+        return graph
 
     def examples(self, hyper: MaskHyper, data: Path) -> Arrays:
         """Up to sixteen pictures that were held out."""
