@@ -245,8 +245,8 @@ def test_a_recipe_without_a_training_of_its_own_exports_from_anothers_run(
     assert "export cifar10-vae-generator --run runs/cifar10-autoencoder" in str(manifest.training["export"])
 
 
-def test_a_classifiers_run_is_exported_as_an_embedder_of_the_same_features(
-    models: Path, tiny_runs: dict[str, Run], data: Path, tmp_path: Path
+def test_a_classifiers_run_is_exported_as_an_embedder_that_does_not_tell_a_picture_from_its_mirror_image(
+    tiny_runs: dict[str, Run], data: Path, tmp_path: Path
 ) -> None:
     folder = export(RECIPES["cifar10-embedder"], tiny_runs["cifar10-classifier"], data, tmp_path)
     manifest = read_manifest(folder)
@@ -254,9 +254,11 @@ def test_a_classifiers_run_is_exported_as_an_embedder_of_the_same_features(
     assert "--run runs/cifar10-classifier " in str(manifest.training["export"])
     assert verify(folder, data) == manifest.metrics
     images = some_images(4)
-    found = OrtSession((folder / "model.onnx").read_bytes()).run({"image": images})["embedding"]
-    of_classifier = open_graph(models, "cifar10-classifier").run({"image": images})["embedding"]
-    np.testing.assert_allclose(found, of_classifier, atol=1e-5)
+    session = OrtSession((folder / "model.onnx").read_bytes())
+    found, mirrored = (session.run({"image": each})["embedding"] for each in (images, images[:, :, ::-1].copy()))
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found, mirrored, atol=1e-5)
+    assert np.abs(found - found[0])[1:].max() > 0.01
 
 
 def test_parity_counts_what_differs() -> None:

@@ -20,6 +20,7 @@ from training.metrics import (
 from training.networks.classifier import WhiteningStem
 from training.networks.graphs import SegmentGraph, scaled
 from training.networks.segmenter import Segmenter
+from training.networks.statistics import whitening
 from training.optimisers import Muon, orthogonal
 from training.schedules import cosine, triangle
 from training.segmenting import take_back
@@ -167,6 +168,18 @@ def test_retrieval_counts_pictures_of_the_same_class_among_the_nearest_others() 
     assert found["recall_at_1"] == pytest.approx(3 / 6)
     assert found["recall_at_5"] == pytest.approx(5 / 6)
     assert found["map_at_r"] == pytest.approx((1 + 0 + 0 + 1 + 1) / 5)
+
+
+def test_whitened_features_are_told_apart_by_what_hardly_varies_within_a_class() -> None:
+    labels = torch.arange(300) % 3
+    features = torch.randn(300, 8, generator=seeded()) * torch.tensor([12.0, 12, 1, 1, 1, 1, 1, 1])
+    features[:, 2] += 8 * labels
+    mean, projection = whitening(features, labels, 4)
+    assert projection.shape == (8, 4)
+    found = torch.nn.functional.normalize((features - mean) @ projection).numpy()
+    plain = torch.nn.functional.normalize(features).numpy()
+    assert retrieval(found, labels.numpy())["recall_at_1"] > 0.9
+    assert retrieval(plain, labels.numpy())["recall_at_1"] < 0.8
 
 
 def test_nearest_rows_come_largest_product_first() -> None:

@@ -121,7 +121,7 @@ def make_camvid_folders(folder: Path) -> Path:
 
 
 def make_photographs(folder: Path) -> Path:
-    """BSDS500 in its official folders, CBSD68 as a zip and Set5 as a folder of BMP files, with a few pictures each."""
+    """BSDS500 in its official folders, CBSD68 and Set12 as zips and Set5 as a folder of BMP files, with a few pictures each."""
     images = folder / "BSDS500" / "data" / "images"
     for part, count in (("train", 15), ("test", 7)):
         (images / part).mkdir(parents=True)
@@ -131,6 +131,8 @@ def make_photographs(folder: Path) -> Path:
     with zipfile.ZipFile(folder / "CBSD68.zip", "w") as archive:
         for number in range(8):
             archive.writestr(f"CBSD68/{number}.png", png(_photograph(100 + number, 150, 129)))
+    with zipfile.ZipFile(folder / "Set12.zip", "w") as archive:
+        archive.writestr("Set12/01.png", png(_photograph(300, 130, 128)[..., 0]))
     (folder / "Set5").mkdir()
     for number in range(2):
         Image.fromarray(_photograph(200 + number, 41, 40)).save(folder / "Set5" / f"{number}_GT.bmp")

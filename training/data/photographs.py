@@ -1,7 +1,7 @@
 """Photographs without labels: BSDS500 to learn from, and the sets on which restoring is compared.
 
-    DIR/bsds400-train.zip       or DIR/BSDS500/data/images/{train,test}/*.jpg
-    DIR/{CBSD68,Set5}.zip       or DIR/{CBSD68,Set5}/*
+    DIR/bsds400-train.zip         or DIR/BSDS500/data/images/{train,test}/*.jpg
+    DIR/{CBSD68,Set12,Set5}.zip   or DIR/{CBSD68,Set12,Set5}/*
 
 DIR may be a folder `photographs` in the one that is named. CBSD68 is part of the validation split of BSDS500, which
 therefore is not read.
@@ -20,7 +20,7 @@ from training.data.pixels import OWN_PICTURES, decode
 
 FACTS: dict[str, str | int] = {
     "name": "BSDS500, train and test (400 pictures)",
-    "pictures": "380 for training, 20 for validation, 481x321 RGB; tested on CBSD68 and Set5",
+    "pictures": "380 for training, 20 for validation, 481x321 RGB; tested on CBSD68, Set12 and Set5",
     "source": "Arbelaez et al. 2011",
     "terms": "research use",
 }

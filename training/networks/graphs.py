@@ -98,18 +98,25 @@ class DenseClassifyGraph(Graph):
 
 
 class EmbedGraph(Graph):
-    """image uint8 [N,H,W,3] to embedding float32 [N,D]: pooled features at L2 norm 1."""
+    """image uint8 [N,H,W,3] to embedding float32 [N,K] at L2 norm 1: pooled features of the picture and its mirror
+    image, so that both have the same vector, less `mean` [D], times `projection` [D,K]."""
 
     inputs = ("image",)
     outputs = ("embedding",)
+    mean: Tensor
+    projection: Tensor
 
-    def __init__(self, network: Pooling) -> None:
+    def __init__(self, network: Pooling, mean: Tensor, projection: Tensor) -> None:
         super().__init__()
         self.network = network
+        self.register_buffer("mean", mean)
+        self.register_buffer("projection", projection)
 
     def forward(self, image: Tensor) -> Tensor:
         """The embeddings."""
-        return functional.normalize(self.network.features(scaled(image)).mean((2, 3)))
+        pooled = self.network.features(scaled(torch.cat((image, image.flip(2))))).mean((2, 3))
+        both = pooled.view(2, -1, len(self.mean)).mean(0)
+        return functional.normalize((both - self.mean) @ self.projection)
 
 
 class SegmentGraph(Graph):
