@@ -121,7 +121,7 @@ def make_camvid_folders(folder: Path) -> Path:
 
 
 def make_photographs(folder: Path) -> Path:
-    """BSDS500 in its official folders, CBSD68 and Set12 as zips and Set5 as a folder of BMP files, with a few pictures each."""
+    """BSDS500 in its official folders, CBSD68 and Set12 as zips, Set5 as a folder of BMP files: a few pictures each."""
     images = folder / "BSDS500" / "data" / "images"
     for part, count in (("train", 15), ("test", 7)):
         (images / part).mkdir(parents=True)
