@@ -7,7 +7,7 @@
 
 Random windows at random scales, cross entropy weighted as ENet does (Paszke et al. 2016, arXiv 1606.02147), AdamW with
 a cosine schedule, and an average of the weights. Trained on the training split only; the validation split chooses how
-much of the class weights the exported network takes back (of 0.566 to 0.586), and nothing else.
+much of the class weights the exported network takes back (0.586 for 0.566 without), and nothing else.
 """
 
 from collections.abc import Iterator
